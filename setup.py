@@ -1,0 +1,23 @@
+"""Builds the one compiled module; everything else is in pyproject.toml."""
+
+import os
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+DEBUG = bool(os.environ.get("SLUICE_DEBUG"))
+
+core = Extension(
+    "sluice._core",
+    sources=["sluice/_core.pyx"],
+    extra_compile_args=["-std=c11", "-Wall", "-Wextra", "-O0" if DEBUG else "-O3"],
+)
+directives = {
+    "language_level": "3",
+    "boundscheck": DEBUG,
+    "wraparound": False,
+    "initializedcheck": DEBUG,
+    "cdivision": True,
+    "freethreading_compatible": True,
+}
+setup(ext_modules=cythonize([core], compiler_directives=directives))
