@@ -8,7 +8,8 @@ tool github.com/grafana/loki/v3/cmd/loki
 require github.com/grafana/loki/v3 v3.7.8
 
 // Loki's own replacements, which do not reach modules that require it (v3.7.8, go.mod).
-// Its local one (pkg/push) is left out: the published module has the same code.
+// Its local one is left out: it points to a folder (pkg/push) that is a module of its own and so
+// not part of what is published; the version of pkg/push that Loki's go.mod names stands in.
 replace (
 	github.com/Azure/azure-sdk-for-go => github.com/Azure/azure-sdk-for-go v68.0.0+incompatible
 	github.com/Azure/azure-storage-blob-go => github.com/MasslessParticle/azure-storage-blob-go v0.14.1-0.20240322194317-344980fda573

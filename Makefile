@@ -1,0 +1,91 @@
+# The one entry point: people and CI call these targets and nothing else.
+# A fresh clone needs python3 (3.11 or newer), gcc and make; the rest goes into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check -q
+
+# The core is checked by its own tests; the others would only test numpy and Flask under ASan.
+ASAN_TESTS := $(wildcard $(patsubst %,tests/test_%.py,core agreement hostile json_scan threads))
+# UBSan's findings are fatal. Leaks are not looked for: Python itself keeps memory at exit.
+ASAN_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g
+# Without PYTHONMALLOC=malloc the overread of a small object stays inside Python's own arena.
+ASAN_ENV = PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	LD_PRELOAD="$$($${CC:-gcc} -print-file-name=libasan.so) $$($${CC:-gcc} -print-file-name=libubsan.so)"
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help build check test asan bench servers demo clean FORCE
+
+help:  ## show this
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+build: $(VENV)/.core  ## set up .venv and compile the core
+
+check: build $(VENV)/.dev  ## format, lint, types, the stub, import contracts
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(VENV)/bin/cython-lint sluice/*.pyx sluice/*.pxd
+	$(PY) -m mypy
+	$(PY) -m mypy.stubtest sluice._core --allowlist tests/stub-allowlist.txt
+	$(VENV)/bin/lint-imports
+
+test: build $(VENV)/.dev  ## the suite, with branch coverage
+	$(PY) -m pytest --cov --cov-report=term --cov-fail-under=85 $(ARGS)
+
+asan: build $(VENV)/.dev  ## the core's tests under AddressSanitizer and UBSan, built apart
+	@echo "Compiling the core with sanitizers ..."
+	@rm -rf build/asan && mkdir -p build/asan
+	@cp -r sluice tests setup.py pyproject.toml README.md LICENSE build/asan
+	@cd build/asan && rm -f sluice/*.so sluice/*.c && CFLAGS="$(ASAN_FLAGS)" \
+		LDFLAGS="-fsanitize=address,undefined" $(CURDIR)/$(PY) setup.py -q build_ext --inplace
+	cd build/asan && $(ASAN_ENV) PYTHONPATH=. \
+		$(CURDIR)/$(PY) -m pytest -p no:cacheprovider $(ASAN_TESTS) $(ARGS)
+
+bench: build $(VENV)/.dev  ## the benchmarks; results belong into benchmarks/README.md
+	$(PY) -m pytest $(wildcard benchmarks/bench_*.py) $(ARGS)
+
+servers: $(VENV)/.made  ## build or install the real servers that tests and benchmarks use
+	@$(PY) tests/servers/build.py $(ARGS)
+
+demo: build  ## watch budgets being enforced, on synthetic teams
+	@exec $(PY) -m sluice demo $(ARGS)
+
+clean:  ## remove what the other targets made in this folder
+	rm -rf $(VENV) build dist *.egg-info sluice/*.so sluice/*.c sluice/*.html .coverage .coverage.* \
+		.pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What stands is not made again: each stamp is older than what was made from it. A folder that was
+# copied or moved, or another PYTHON, or a vanished interpreter makes the environment anew.
+MADE_FOR := $(CURDIR) $(PYTHON)
+STANDS := $(shell test -x $(PY) && test "$$(cat $(VENV)/.made 2>&1)" = "$(MADE_FOR)" && echo yes)
+
+$(VENV)/.made: $(if $(STANDS),,FORCE)
+	@sh tools/venv.sh $(PYTHON) $(VENV)
+	@echo "$(MADE_FOR)" > $@
+
+# Without build isolation, so that the compiler of the core is fetched once and not per install.
+$(VENV)/.run: pyproject.toml $(VENV)/.made
+	@echo "Installing what Sluice needs, compiling the core (about a minute) ..."
+	@$(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' > $(VENV)/build.txt
+	@$(PIP) install -r $(VENV)/build.txt
+	@$(PIP) install --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.run
+	@echo "Installing what the tests need ..."
+	@$(PIP) install --no-build-isolation -e '.[dev]'
+	@touch $@
+
+# setup.py sees by the .pyx and by every .pxd that it cimports whether there is anything to do, but
+# does not count itself: its directives and flags.
+$(VENV)/.core: setup.py $(wildcard sluice/*.pyx sluice/*.pxd) $(VENV)/.run \
+		$(if $(wildcard sluice/_core.*.so),,FORCE)
+	@if test setup.py -nt "$$(ls -t sluice/_core.*.so 2>&1 | head -n 1)"; then \
+		rm -f sluice/_core.*.so sluice/_core.c; \
+	fi
+	@$(PY) setup.py -q build_ext --inplace
+	@touch $@

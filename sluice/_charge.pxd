@@ -1,0 +1,166 @@
+"""One counter, many threads: what is charged to a team, by compare-and-swap.
+
+A team's rule is a row of four words: above `soft` an entry is throttled, above `hard` it is
+dropped (both compared with `used`, the bytes admitted since the ledger began), `keep` is the
+bound of the sampling hash, `dry` lets everything pass.
+
+Rule 1: a decision is made on one value of `used` and stands only if the swap finds that value
+still there; so under any number of threads the outcome is that of some order of the runs.
+Rule 2: `n > hard - used`, never `used + n > hard`: used is in [0, 2^62] and hard in [-1, 2^62],
+so the difference cannot overflow.
+Rule 3: RELAXED, for nothing but the counter's own value is read through it.
+"""
+from libc.stdint cimport int64_t, uint8_t
+from libc.string cimport memset
+
+cdef extern from * nogil:
+    int RELAXED "__ATOMIC_RELAXED"
+    int64_t load "__atomic_load_n"(int64_t *cell, int order)
+    int64_t add_fetch "__atomic_add_fetch"(int64_t *cell, int64_t n, int order)
+    bint compare_exchange "__atomic_compare_exchange_n"(
+        int64_t *cell, int64_t *expected, int64_t desired, bint weak, int success, int failure)
+
+cdef extern from *:
+    const int64_t USED_MAX "((int64_t)1 << 62)"
+
+cdef enum:
+    ALLOW = 0
+    THROTTLE = 1
+    DROP = 2
+
+cdef enum:
+    RULE_SOFT = 0
+    RULE_HARD = 1
+    RULE_KEEP = 2
+    RULE_DRY = 3
+    RULE_COLUMNS = 4
+
+cdef enum:
+    # tally row: entries by action, bytes charged and dropped, dry run's bytes by action
+    TALLY_ENTRIES = 0      # + ALLOW, THROTTLE, DROP
+    TALLY_CHARGED = 3
+    TALLY_DROPPED = 4
+    TALLY_DRY = 5          # + ALLOW, THROTTLE, DROP
+    TALLY_COLUMNS = 8
+
+cdef enum:
+    # Entries that one swap decides; bounds what a lost race costs, and the sums below.
+    RUN_MAX = 4096
+
+
+cdef inline bint swap(int64_t *cell, int64_t old, int64_t new) noexcept nogil:
+    """Replace `old` by `new` unless another thread was faster."""
+    return compare_exchange(cell, &old, new, False, RELAXED, RELAXED)
+
+
+cdef inline int verdict(int64_t soft, int64_t hard, int64_t used, int64_t n) noexcept nogil:
+    """What `n` more bytes mean for a team at `used`."""
+    return <int>(n > soft - used) + <int>(n > hard - used)
+
+
+cdef inline int64_t charged_after(
+    const int64_t *rule, int64_t used, const int64_t *size, int64_t n, uint8_t *action_out,
+    int64_t *tally_out
+) noexcept nogil:
+    """Judge entries one after another from `used` on; returns what is used after the last."""
+    # Copies, for a store through a byte pointer makes the compiler read the rule again.
+    cdef int64_t soft = rule[RULE_SOFT]
+    cdef int64_t hard = rule[RULE_HARD]
+    cdef int64_t before = used
+    cdef int64_t dropped = 0
+    cdef int64_t throttled = 0
+    cdef int64_t dropped_bytes = 0
+    cdef int64_t i
+    cdef int action
+    for i in range(n):
+        action = verdict(soft, hard, used, size[i])
+        action_out[i] = action
+        used += size[i] if action != DROP else 0
+        dropped_bytes += 0 if action != DROP else size[i]
+        dropped += action == DROP
+        throttled += action == THROTTLE
+    tally_out[TALLY_ENTRIES + ALLOW] = n - throttled - dropped
+    tally_out[TALLY_ENTRIES + THROTTLE] = throttled
+    tally_out[TALLY_ENTRIES + DROP] = dropped
+    tally_out[TALLY_CHARGED] = used - before
+    tally_out[TALLY_DROPPED] = dropped_bytes
+    return used
+
+
+cdef inline int64_t dry_after(
+    const int64_t *rule, int64_t used, const int64_t *size, int64_t n, uint8_t *action_out,
+    int64_t *tally_out
+) noexcept nogil:
+    """The same for a dry run: all is admitted, up to what the counter can hold."""
+    cdef int64_t i
+    cdef int action
+    for i in range(n):
+        action = verdict(rule[RULE_SOFT], rule[RULE_HARD], used, size[i])
+        tally_out[TALLY_DRY + action] += size[i]
+        action = ALLOW if size[i] <= USED_MAX - used else DROP
+        action_out[i] = action
+        tally_out[TALLY_ENTRIES + action] += 1
+        if action == DROP:
+            tally_out[TALLY_DROPPED] += size[i]
+        else:
+            tally_out[TALLY_CHARGED] += size[i]
+            used += size[i]
+    return used
+
+
+cdef inline bint is_any_within(const int64_t *size, int64_t n, int64_t room) noexcept nogil:
+    """Whether any of `size` is at most `room` (>= -1); without a branch, so that it vectorises."""
+    cdef int64_t signs = 0
+    cdef int64_t i
+    for i in range(n):
+        signs |= size[i] - room - 1
+    return signs < 0
+
+
+cdef inline int whole_run(
+    const int64_t *rule, int64_t used, const int64_t *size, int64_t n, int64_t total
+) noexcept nogil:
+    """The one action that all entries of a run get, or -1 where they must be judged singly.
+
+    A run gets one action if it stays under the soft threshold as a whole, if it begins above
+    it and fits under the hard one, or if not one of its entries fits. `total` is the sum of
+    its sizes, or -1 if that may overflow.
+    """
+    cdef int64_t room = rule[RULE_HARD] - used
+    if total < 0 or rule[RULE_DRY]:
+        return -1
+    if total <= rule[RULE_SOFT] - used:
+        return ALLOW
+    if used > rule[RULE_SOFT] and total <= room:
+        return THROTTLE
+    if room < 0 or not is_any_within(size, n, room):
+        return DROP
+    return -1
+
+
+cdef inline void charge_run(
+    int64_t *cell, const int64_t *rule, const int64_t *size, int64_t n, int64_t total,
+    uint8_t *action_out, int64_t *tally_out
+) noexcept nogil:
+    """Charge a run of one team's entries, RUN_MAX at the most, and add it to the team's tally."""
+    cdef int64_t tally[8]
+    cdef int64_t used, after
+    cdef int action, column
+    while True:
+        used = load(cell, RELAXED)
+        memset(tally, 0, sizeof(tally))
+        action = whole_run(rule, used, size, n, total)
+        if action >= 0:
+            tally[TALLY_ENTRIES + action] = n
+            tally[TALLY_DROPPED if action == DROP else TALLY_CHARGED] = total
+            after = used + tally[TALLY_CHARGED]
+        elif rule[RULE_DRY]:
+            after = dry_after(rule, used, size, n, action_out, tally)
+        else:
+            after = charged_after(rule, used, size, n, action_out, tally)
+        if after == used or swap(cell, used, after):
+            break
+    if action >= 0:
+        memset(action_out, action, n)
+    for column in range(TALLY_COLUMNS):
+        tally_out[column] += tally[column]

@@ -1,0 +1,106 @@
+# The types of the compiled core; what each door does is said here, how in reference.py.
+# Arrays are C-contiguous; outputs come last, are sized by the caller and named *_out.
+
+from typing_extensions import Buffer
+
+WORDS: dict[int, str]
+
+def scan_push(body: Buffer, stream_out: Buffer, entry_out: Buffer) -> tuple[int, int]:
+    """Find the streams and entries of a protobuf PushRequest (not compressed).
+
+    Args:
+        body: uint8 [n].
+        stream_out: int64 [s, 8]. Per stream: raw range (at, end), where its payload begins, its
+            labels (at, end), its first entry's row, number of entries, their bytes.
+        entry_out: int64 [e, 3]. Per entry: raw range (at, end) and the bytes that Loki bills.
+
+    Returns:
+        How many streams and entries there are. Rows beyond the room given are counted, not
+        written: call again with room for what is returned.
+
+    Raises:
+        BadPush: names the byte and what is wrong there. What was written means nothing.
+
+    Threads: any number, each with its own outputs. Runs without the GIL.
+    """
+
+def scan_json(
+    body: Buffer, legacy: bool, stream_out: Buffer, entry_out: Buffer
+) -> tuple[int, int]:
+    """The same for a JSON push: Loki's v1 dialect, or the legacy one."""
+
+def evaluate(
+    team: Buffer,
+    size: Buffer,
+    rule: Buffer,
+    used: Buffer,
+    action_out: Buffer,
+    tally_out: Buffer,
+) -> None:
+    """Judge a batch of (team, size) pairs and charge what is not dropped.
+
+    Each entry is judged after those before it. Entries in the throttle band are charged in
+    full: whoever calls samples them, or not. Team -1 is allowed and charged nowhere.
+
+    Args:
+        team: int32 [n], -1 <= team < t.
+        size: int64 [n], bytes, >= 0.
+        rule: int64 [t, 4]: soft, hard, bound of the sampling hash (as uint64), dry run.
+            soft and hard in [-1, 2^62], on the scale of `used`.
+        used: int64 [t], bytes in [0, 2^62]. Changed in place by compare-and-swap.
+        action_out: uint8 [n]. 0 allow, 1 throttle, 2 drop; a dry run allows all.
+        tally_out: int64 [t, 8], added to: entries allowed, throttled, dropped; bytes charged,
+            dropped; in a dry run the bytes that would have been allowed, throttled, dropped.
+
+    Raises:
+        ValueError: lengths differ, or a size is below 0. Nothing was charged.
+        IndexError: a team is out of range. Nothing was charged.
+
+    Threads: any number on the same `used`. Runs without the GIL.
+    """
+
+def judge(
+    body: Buffer,
+    dialect: int,
+    stream: Buffer,
+    entry: Buffer,
+    team: Buffer,
+    slot: Buffer,
+    rule: Buffer,
+    used: Buffer,
+    outcome_out: Buffer,
+    tally_out: Buffer,
+) -> None:
+    """Decide every entry of a scanned push, sampling those in the throttle band.
+
+    Args:
+        body, stream, entry: as scanned; `dialect` 0 protobuf, 1 JSON, 2 legacy JSON.
+        team: int32 [s]. The local number of each stream's team.
+        slot: int32 [k]. The place of each local team in `rule` and `used`.
+        rule, used: as for evaluate; what is kept is charged.
+        outcome_out: uint8 [e], zeroed. 0 kept, 1 sampled out, 2 dropped.
+        tally_out: int64 [k, 12], added to: entries allowed, throttled, dropped; entries and
+            bytes kept, sampled out, dropped; in a dry run the bytes that would have been
+            allowed, throttled, dropped.
+
+    Raises:
+        ValueError, IndexError: arrays that do not fit together. Nothing was charged.
+
+    Threads: any number on the same `used`. Runs without the GIL.
+    """
+
+def split(
+    body: Buffer, dialect: int, stream: Buffer, entry: Buffer, outcome: Buffer, out: Buffer
+) -> int:
+    """Write the body without the entries whose outcome is not 0; returns its size in bytes.
+
+    `out` needs room for the body's size, and for 64 bytes a stream and 64 more with JSON.
+
+    Threads: any number, each with its own `out`. Runs without the GIL.
+    """
+
+def add(cell: Buffer, at: Buffer, n: Buffer) -> None:
+    """Add n[i] (int64) to cell[at[i]] (int64, int32), each atomically; n may be negative."""
+
+def entry_hash(labels: Buffer, time: Buffer, line: Buffer) -> int:
+    """The sampling hash: XXH64 of labels (seed 0), of time, of line, each seeding the next."""

@@ -1,0 +1,268 @@
+"""The compiled core: ints and bytes in, ints out. No names, no clock, no settings, no state.
+
+The doors check what they are given, drop the GIL once, and turn codes into exceptions; the
+work is done by the leaves in the .pxd files. reference.py says the same in plain Python.
+"""
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.string cimport memset
+
+from sluice._batch cimport Batch, evaluate_batch
+from sluice._charge cimport RELAXED, RULE_COLUMNS, TALLY_COLUMNS as BATCH_COLUMNS, add_fetch
+from sluice._hash cimport xxh64
+from sluice._json cimport scan_json as scan_json_body
+from sluice._json_split cimport split_json as split_json_body
+from sluice._judge cimport PROTOBUF, TALLY_COLUMNS, Push, judge_push
+from sluice._scan cimport (
+    BAD_ESCAPE, BAD_JSON, BAD_TAG, BAD_TYPE, BAD_TYPE_JSON, ENTRY_COLUMNS, OK, OVERLONG,
+    STREAM_COLUMNS, STREAM_COUNT, STREAM_FIRST, TOO_DEEP, TRUNCATED, Found,
+)
+from sluice._split cimport split_push as split_push_body
+from sluice._wire cimport scan_push as scan_push_body
+
+from sluice import errors
+
+# Sums of a run stay below 2^63 while no size reaches this (2^50 times RUN_MAX is 2^62).
+cdef int64_t SUMMABLE = <int64_t>1 << 50
+
+WORDS = {
+    OVERLONG: "a varint of more than ten bytes",
+    BAD_TAG: "a field number below 1, or a group's end without its start",
+    BAD_TYPE: "a wire type that this field cannot have",
+    BAD_JSON: "not what JSON allows here",
+    BAD_TYPE_JSON: "a JSON value of a kind that a push cannot have here",
+    BAD_ESCAPE: "an escape sequence that Loki refuses",
+    TOO_DEEP: "nested too deep",
+}
+
+
+cdef refuse(int code, Found *found):
+    if code == TRUNCATED:
+        words = f"length {found.need} exceeds the {found.left} bytes left"
+    else:
+        words = WORDS[code]
+    raise errors.BadPush(f"byte {found.at}: {words}")
+
+
+cdef Found room(int64_t[:, ::1] stream_out, int64_t[:, ::1] entry_out) except *:
+    """A scan's empty result over lent arrays."""
+    cdef Found found
+    if stream_out.shape[1] != STREAM_COLUMNS or entry_out.shape[1] != ENTRY_COLUMNS:
+        raise ValueError(
+            f"rows of {stream_out.shape[1]} and {entry_out.shape[1]} columns,"
+            f" not {STREAM_COLUMNS} and {ENTRY_COLUMNS}")
+    memset(&found, 0, sizeof(Found))
+    found.stream_room = stream_out.shape[0]
+    found.entry_room = entry_out.shape[0]
+    found.stream = &stream_out[0, 0] if found.stream_room else NULL
+    found.entry = &entry_out[0, 0] if found.entry_room else NULL
+    return found
+
+
+def scan_push(
+    const uint8_t[::1] body not None,
+    int64_t[:, ::1] stream_out not None,
+    int64_t[:, ::1] entry_out not None,
+):
+    cdef Found found = room(stream_out, entry_out)
+    cdef int64_t n = body.shape[0]
+    cdef int code = OK
+    if n:
+        with nogil:
+            code = scan_push_body(&found, &body[0], n)
+    if code != OK:
+        refuse(code, &found)
+    return found.streams, found.entries
+
+
+def scan_json(
+    const uint8_t[::1] body not None,
+    bint legacy,
+    int64_t[:, ::1] stream_out not None,
+    int64_t[:, ::1] entry_out not None,
+):
+    cdef Found found = room(stream_out, entry_out)
+    cdef int64_t n = body.shape[0]
+    cdef uint8_t nothing = 0
+    cdef const uint8_t *at = &body[0] if n else &nothing
+    cdef int code
+    with nogil:
+        code = scan_json_body(&found, at, n, legacy)
+    if code != OK:
+        refuse(code, &found)
+    return found.streams, found.entries
+
+
+cdef int64_t first_bad(const int32_t *team, const int64_t *size, int64_t n, int64_t teams) noexcept nogil:
+    """The first entry whose team or size is out of range, or -1."""
+    cdef int64_t i
+    for i in range(n):
+        if size[i] < 0 or team[i] < -1 or team[i] >= teams:
+            return i
+    return -1
+
+
+cdef bint is_sound(
+    const int32_t *team, const int64_t *size, int64_t n, int32_t teams, int64_t *bits_out
+) noexcept nogil:
+    """Whether every team and size is in range; `bits_out` is the union of all sizes' bits.
+
+    No early exit, so that the compiler can make vectors of it.
+    """
+    cdef int64_t bits = 0
+    cdef int32_t low = 0
+    cdef int32_t high = -1
+    cdef int64_t i
+    for i in range(n):
+        bits |= size[i]
+        low = team[i] if team[i] < low else low
+        high = team[i] if team[i] > high else high
+    bits_out[0] = bits
+    return bits >= 0 and low >= -1 and high < teams
+
+
+def evaluate(
+    const int32_t[::1] team not None,
+    const int64_t[::1] size not None,
+    const int64_t[:, ::1] rule not None,
+    int64_t[::1] used not None,
+    uint8_t[::1] action_out not None,
+    int64_t[:, ::1] tally_out not None,
+):
+    cdef Batch batch
+    cdef int64_t n = team.shape[0]
+    cdef int64_t teams = used.shape[0]
+    cdef int64_t bits = 0
+    cdef int64_t bad = -1
+    if size.shape[0] != n or action_out.shape[0] != n:
+        raise ValueError(f"{n} teams, {size.shape[0]} sizes, {action_out.shape[0]} actions")
+    if rule.shape[0] != teams or rule.shape[1] != RULE_COLUMNS:
+        raise ValueError(f"{teams} counters, {rule.shape[0]} rules of {rule.shape[1]} columns")
+    if tally_out.shape[0] != teams or tally_out.shape[1] != BATCH_COLUMNS:
+        raise ValueError(
+            f"{teams} counters, {tally_out.shape[0]} tallies of {tally_out.shape[1]} columns")
+    if n == 0:
+        return
+    batch.team = &team[0]
+    batch.size = &size[0]
+    batch.n = n
+    batch.rule = &rule[0, 0] if teams else NULL
+    batch.used = &used[0] if teams else NULL
+    batch.teams = teams
+    batch.action_out = &action_out[0]
+    batch.tally_out = &tally_out[0, 0] if teams else NULL
+    with nogil:
+        if is_sound(batch.team, batch.size, n, <int32_t>teams, &bits):
+            batch.is_summable = bits < SUMMABLE
+            evaluate_batch(&batch)
+        else:
+            bad = first_bad(batch.team, batch.size, n, teams)
+    if bad >= 0 and size[bad] < 0:
+        raise ValueError(f"entry {bad}: size {size[bad]} is below 0")
+    if bad >= 0:
+        raise IndexError(f"entry {bad}: team {team[bad]} is not one of {teams}")
+
+
+cdef check_rows(const int64_t[:, ::1] stream, const int64_t[:, ::1] entry, int64_t outcomes):
+    """Rows must be those of a scan: the loops follow their offsets without another look."""
+    if stream.shape[1] != STREAM_COLUMNS or entry.shape[1] != ENTRY_COLUMNS:
+        raise ValueError(f"rows of {stream.shape[1]} and {entry.shape[1]} columns")
+    cdef int64_t last = stream.shape[0] - 1
+    cdef int64_t entries = 0
+    if last >= 0:
+        entries = stream[last, STREAM_FIRST] + stream[last, STREAM_COUNT]
+    if entries > entry.shape[0] or entries > outcomes:
+        raise ValueError(
+            f"{entries} entries in the streams, {entry.shape[0]} rows, {outcomes} outcomes")
+
+
+def judge(
+    const uint8_t[::1] body not None,
+    int dialect,
+    const int64_t[:, ::1] stream not None,
+    const int64_t[:, ::1] entry not None,
+    const int32_t[::1] team not None,
+    const int32_t[::1] slot not None,
+    const int64_t[:, ::1] rule not None,
+    int64_t[::1] used not None,
+    uint8_t[::1] outcome_out not None,
+    int64_t[:, ::1] tally_out not None,
+):
+    cdef int64_t streams = stream.shape[0]
+    cdef int64_t i
+    cdef Push push
+    check_rows(stream, entry, outcome_out.shape[0])
+    if team.shape[0] != streams:
+        raise ValueError(f"{streams} streams, {team.shape[0]} teams")
+    if tally_out.shape[0] != slot.shape[0] or tally_out.shape[1] != TALLY_COLUMNS:
+        raise ValueError(f"{slot.shape[0]} teams, {tally_out.shape[0]} tallies")
+    if rule.shape[0] != used.shape[0] or rule.shape[1] != RULE_COLUMNS:
+        raise ValueError(f"{used.shape[0]} counters, {rule.shape[0]} rules")
+    for i in range(streams):
+        if not 0 <= team[i] < slot.shape[0]:
+            raise IndexError(f"stream {i}: team {team[i]} is not one of {slot.shape[0]}")
+    for i in range(slot.shape[0]):
+        if not 0 <= slot[i] < used.shape[0]:
+            raise IndexError(f"team {i}: slot {slot[i]} is not one of {used.shape[0]}")
+    if streams == 0:
+        return
+    push.body = &body[0]
+    push.dialect = dialect
+    push.stream = &stream[0, 0]
+    push.entry = &entry[0, 0] if entry.shape[0] else NULL
+    with nogil:
+        judge_push(
+            &push, streams, &team[0], &slot[0], &rule[0, 0], &used[0],
+            &outcome_out[0] if outcome_out.shape[0] else NULL, &tally_out[0, 0])
+
+
+def split(
+    const uint8_t[::1] body not None,
+    int dialect,
+    const int64_t[:, ::1] stream not None,
+    const int64_t[:, ::1] entry not None,
+    const uint8_t[::1] outcome not None,
+    uint8_t[::1] out not None,
+):
+    cdef int64_t streams = stream.shape[0]
+    cdef int64_t n = body.shape[0]
+    cdef int64_t needed = n if dialect == PROTOBUF else n + 64 * streams + 64
+    cdef int64_t size
+    cdef const int64_t *entries
+    check_rows(stream, entry, outcome.shape[0])
+    if out.shape[0] < needed:
+        raise ValueError(f"room for {out.shape[0]} bytes, {needed} needed")
+    if n == 0 or streams == 0 or entry.shape[0] == 0:
+        raise ValueError("a push without entries has nothing to split")
+    entries = &entry[0, 0]
+    with nogil:
+        if dialect == PROTOBUF:
+            size = split_push_body(
+                &body[0], n, &stream[0, 0], streams, entries, &outcome[0], &out[0])
+        else:
+            size = split_json_body(
+                &body[0], &stream[0, 0], streams, entries, &outcome[0], dialect != 1, &out[0])
+    return size
+
+
+def add(int64_t[::1] cell not None, const int32_t[::1] at not None, const int64_t[::1] n not None):
+    cdef int64_t i
+    if at.shape[0] != n.shape[0]:
+        raise ValueError(f"{at.shape[0]} places, {n.shape[0]} amounts")
+    for i in range(at.shape[0]):
+        if not 0 <= at[i] < cell.shape[0]:
+            raise IndexError(f"place {at[i]} is not one of {cell.shape[0]}")
+    for i in range(at.shape[0]):
+        add_fetch(&cell[at[i]], n[i], RELAXED)
+
+
+cdef uint64_t hashed(const uint8_t[::1] part, uint64_t seed):
+    cdef uint8_t nothing = 0
+    return xxh64(&part[0] if part.shape[0] else &nothing, part.shape[0], seed)
+
+
+def entry_hash(
+    const uint8_t[::1] labels not None,
+    const uint8_t[::1] time not None,
+    const uint8_t[::1] line not None,
+):
+    return hashed(line, hashed(time, hashed(labels, 0)))
