@@ -37,6 +37,8 @@ cdef enum:
     BAD_TYPE_JSON = -6     # JSON, but another kind of value than the push format has here
     BAD_ESCAPE = -7        # a \ sequence that Loki refuses
     TOO_DEEP = -8          # nested beyond JSON_DEPTH_MAX
+    UNFINISHED = -9        # JSON: the body ends inside a value
+    REPEATED = -10         # JSON: a second list under one key, which Loki mixes with the first
 
 cdef struct Found:
     int64_t *stream        # [stream_room, STREAM_COLUMNS]

@@ -40,8 +40,9 @@ def home() -> Path:
 
 def loki() -> Path:
     """Where the Loki of this checkout's go.mod stands, or will stand."""
-    key = hashlib.sha256((LOKI_SOURCE / "go.mod").read_bytes()).hexdigest()[:12]
-    return home() / f"loki-{key}"
+    lines = (LOKI_SOURCE / "go.mod").read_text().splitlines()
+    said = "\n".join(line for line in lines if not line.startswith("//"))
+    return home() / f"loki-{hashlib.sha256(said.encode()).hexdigest()[:12]}"
 
 
 def say(text: str) -> None:
@@ -121,7 +122,7 @@ def build_loki() -> None:
     settings = {"GOFLAGS": "-mod=mod -buildvcs=false", "GOWORK": "off", "GOTOOLCHAIN": "local"}
     if go is None or go_version(go) < wanted:
         go = fetched_go(wanted)
-        # Nobody else's Go would ever use these 4 GB again.
+        # Removed with it: nobody else's Go would ever use these 4 GB again.
         settings |= {"GOMODCACHE": str(home() / "gomod"), "GOCACHE": str(home() / "gobuild")}
     say("loki: building it, about 6 minutes on 2 cores and 5 GB of disk ...")
     # Not in the checkout: the Go client completes go.mod and writes go.sum.
@@ -152,13 +153,13 @@ def build_loki() -> None:
     (build / "loki").rename(loki())
     shutil.rmtree(build)
     if "GOMODCACHE" in settings:
-        for name in ("GOMODCACHE", "GOCACHE"):
-            remove_read_only(Path(settings[name]))
+        for path in (settings["GOMODCACHE"], settings["GOCACHE"], *home().glob("go-*")):
+            remove_read_only(Path(path))
     say(f"loki: {loki()}")
 
 
 def remove_read_only(folder: Path) -> None:
-    """Remove a Go cache, whose folders nobody may write to."""
+    """Remove a folder of Go's, in which nobody may write."""
     for path, _, _ in os.walk(folder):
         Path(path).chmod(0o700)
     shutil.rmtree(folder, ignore_errors=True)
@@ -198,19 +199,19 @@ def main() -> int:
     names = chosen.server or ["loki", *DEBIAN]
     if unknown := [name for name in names if name != "loki" and name not in DEBIAN]:
         parser.error(f"no such server: {', '.join(unknown)}")
-    failed = 0
-    with one_at_a_time():
-        try:
-            install_debian([name for name in names if name in DEBIAN])
-        except Missing as missing:
-            print(missing, file=sys.stderr)
-        try:
-            if "loki" in names:
-                build_loki()
-        except Missing as missing:
-            print(missing, file=sys.stderr)
-            failed = 1
-    return failed
+    try:
+        install_debian([name for name in names if name in DEBIAN])
+    except Missing as missing:
+        print(missing, file=sys.stderr)
+    if "loki" not in names:
+        return 0
+    try:
+        with one_at_a_time():
+            build_loki()
+    except (Missing, OSError) as missing:
+        print(f"make servers: {missing}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

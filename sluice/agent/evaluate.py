@@ -1,0 +1,91 @@
+"""POST /api/v1/evaluate and /api/v1/evaluate/batch: verdicts for callers that forward by
+themselves. What is allowed or throttled is charged in full and committed at once."""
+
+from collections.abc import Callable
+
+import flask
+import numpy as np
+import orjson
+
+from sluice import errors, gate
+from sluice.policy import Action
+
+SIZE_MAX = 2**63 - 1
+
+
+def blueprint(
+    door: gate.Gate, clock: Callable[[], float], read: Callable[[], bytes]
+) -> flask.Blueprint:
+    """The two routes; `read` gives the request's body."""
+    routes = flask.Blueprint("evaluate", __name__)
+
+    def judged(namespaces: list[str], sizes: list[int], charge: bool) -> tuple[list[int], list[int]]:
+        teams = door.resolve(namespaces)
+        actions = door.evaluate(teams, np.array(sizes, np.int64), now=clock(), charge=charge)
+        return teams.tolist(), actions.tolist()
+
+    @routes.post("/api/v1/evaluate")
+    def evaluate() -> flask.Response:
+        call = parsed(read())
+        namespace = checked_namespace(call.get("namespace"), "namespace")
+        size = checked_size(call.get("size"), "size")
+        (team,), (action,) = judged([namespace], [size], not checked_dry_run(call))
+        answer: dict[str, object] = {"action": Action(action).word}
+        if team < 0:
+            answer["unbudgeted"] = True
+        elif action == Action.THROTTLE:
+            answer["sampleRate"] = door.sample_rate(team)
+        return flask.jsonify(answer)
+
+    @routes.post("/api/v1/evaluate/batch")
+    def batch() -> flask.Response:
+        call = parsed(read())
+        namespaces, sizes = (checked_list(call.get(name), name) for name in ("namespaces", "sizes"))
+        if len(namespaces) != len(sizes):
+            raise errors.BadRequest(f"{len(namespaces)} namespaces, {len(sizes)} sizes")
+        _, actions = judged(
+            [checked_namespace(name, f"namespaces[{i}]") for i, name in enumerate(namespaces)],
+            [checked_size(size, f"sizes[{i}]") for i, size in enumerate(sizes)],
+            not checked_dry_run(call),
+        )
+        return flask.jsonify({"actions": [Action(action).word for action in actions]})
+
+    return routes
+
+
+def parsed(body: bytes) -> dict[str, object]:
+    """The call's JSON object."""
+    try:
+        call = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise errors.BadRequest(f"the body is not JSON: {error}") from error
+    if not isinstance(call, dict):
+        raise errors.BadRequest(f"the body is a JSON {type(call).__name__}, not an object")
+    return call
+
+
+def checked_list(value: object, where: str) -> list[object]:
+    if not isinstance(value, list):
+        raise errors.BadRequest(f"{where}: {value!r} is not a list")
+    return value
+
+
+def checked_namespace(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise errors.BadRequest(f"{where}: {value!r} is not a string")
+    return value
+
+
+def checked_size(value: object, where: str) -> int:
+    if type(value) is not int:
+        raise errors.BadRequest(f"{where}: {value!r} is not a whole number of bytes")
+    if not 0 <= value <= SIZE_MAX:
+        raise errors.BadRequest(f"{where}: {value} is not between 0 and {SIZE_MAX}")
+    return value
+
+
+def checked_dry_run(call: dict[str, object]) -> bool:
+    value = call.get("dryRun", False)
+    if not isinstance(value, bool):
+        raise errors.BadRequest(f"dryRun: {value!r} is neither true nor false")
+    return value

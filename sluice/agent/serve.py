@@ -1,0 +1,149 @@
+"""Runs a WSGI application under granian: a supervisor and exactly one worker process.
+
+The supervisor checks what can be checked (state directory, port) before it forks, so that
+mistakes end with exit code 2 and a sentence. The worker dies with its supervisor, and the lock
+on the state directory is one open file of both: while either lives, nobody else serves.
+"""
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import flask
+import granian
+from granian.constants import Interfaces, RuntimeModes
+from granian.http import HTTP1Settings
+from granian.log import LogLevels
+
+from sluice import errors
+
+LOCK_WAIT_S = 5.0
+# In-flight pushes end within the upstream timeout of 8 s; Kubernetes kills after 30.
+STOP_WAIT_S = 9
+PR_SET_PDEATHSIG = 1
+
+
+class CannotStart(errors.SluiceError):
+    """The process cannot begin to serve; exit code 2."""
+
+
+class Service(Protocol):
+    """What runs in the worker beside the server."""
+
+    def start(self) -> flask.Flask:
+        """Called in the worker before it serves; returns what it serves."""
+
+    def stop(self) -> None:
+        """Called in the worker after the last answer."""
+
+
+def locked(directory: Path, wait: float = LOCK_WAIT_S) -> int:
+    """Take the directory for this process and its children; returns the lock's descriptor.
+
+    Raises:
+        CannotStart: somebody else has it, still after `wait` seconds, or it cannot be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise CannotStart(f"state directory {directory}: {error.strerror}") from error
+    until = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                os.close(descriptor)
+                raise CannotStart(
+                    f"state directory {directory}: another process has it,"
+                    f" and still had after {wait:g} s"
+                ) from None
+            time.sleep(0.05)
+        else:
+            return descriptor
+
+
+def check_port(host: str, port: int, wait: float = LOCK_WAIT_S) -> None:
+    """Bind the port once without sharing it: granian shares, and would join another server.
+
+    Raises:
+        CannotStart: the port is taken, still after `wait` seconds, or is not ours to take.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    until = time.monotonic() + wait
+    while True:
+        with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
+            # Only connections that linger from a server before us may be in the way.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                if time.monotonic() >= until or error.errno != errno.EADDRINUSE:
+                    words = error.strerror or str(error)
+                    raise CannotStart(f"listen on {host}:{port}: {words}") from error
+            else:
+                return
+        time.sleep(0.05)
+
+
+def die_with(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent dies."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def serve(
+    service: Service, host: str, port: int, *, threads: int, log_config: dict[str, Any]
+) -> None:
+    """Serve until SIGTERM or SIGINT; ends with SystemExit(1) if the worker died by itself.
+
+    Args:
+        threads: requests at work at a time.
+    """
+    # Forked, so that lock and ledger are the supervisor's own; before any thread is started.
+    multiprocessing.set_start_method("fork", force=True)
+    supervisor = os.getpid()
+    server = granian.Granian(
+        "sluice",
+        address=host,
+        port=port,
+        interface=Interfaces.WSGI,
+        workers=1,
+        blocking_threads=threads,
+        blocking_threads_idle_timeout=600,
+        runtime_mode=RuntimeModes.st,
+        http1_settings=HTTP1Settings(max_buffer_size=2**20),
+        backpressure=4096,
+        websockets=False,
+        workers_kill_timeout=STOP_WAIT_S,
+        log_level=LogLevels.warning,
+        log_dictconfig=log_config,
+    )
+
+    def load(_target: str) -> flask.Flask:
+        die_with(supervisor)
+        return service.start()
+
+    def work(*args: Any, **kwargs: Any) -> None:
+        try:
+            granian.Granian._spawn_wsgi_worker(*args, **kwargs)
+        finally:
+            service.stop()
+
+    try:
+        server.serve(spawn_target=work, target_loader=load)
+    except SystemExit:
+        # Ctrl-C reaches the worker too, which may be gone before the supervisor asks it to go.
+        if not server.interrupt_signal:
+            raise

@@ -1,0 +1,108 @@
+"""The REST API that agent, controller and dashboard mount alike.
+
+GET /ready, /api/health, /api/teams, /api/teams/{name}; errors are {"error": ..., "status": N}.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import flask
+
+from sluice import errors, usage, window
+
+
+@dataclass
+class Status:
+    """What a process says of itself, filled in by whoever runs it.
+
+    Attributes:
+        not_ready: why it is not ready, "" when it is.
+        problems: what is wrong with budgets that somebody wrote, as JSON objects.
+        parts: further parts of /api/health, by name; each is called for its JSON.
+        reloads: budgets read anew, by result: applied or refused.
+        clock_steps: jumps of the wall clock by more than a minute.
+    """
+
+    not_ready: str = ""
+    problems: list[dict[str, object]] = field(default_factory=list)
+    parts: dict[str, Callable[[], object]] = field(default_factory=dict)
+    reloads: dict[str, int] = field(default_factory=lambda: {"applied": 0, "refused": 0})
+    clock_steps: int = 0
+
+
+class NotFound(errors.SluiceError):
+    """No such team."""
+
+    status = 404
+
+
+class Ambiguous(errors.SluiceError):
+    """A team's name that budgets in several namespaces have."""
+
+    status = 409
+
+
+def error_response(message: str, status: int) -> flask.Response:
+    """An error as the API writes it."""
+    response = flask.jsonify({"error": message, "status": status})
+    response.status_code = status
+    if status == 503:
+        response.headers["Retry-After"] = "1"
+    return response
+
+
+def blueprint(
+    rows: Callable[[float], list[usage.Row]], clock: Callable[[], float], status: Status
+) -> flask.Blueprint:
+    """The read-only part of the API.
+
+    Args:
+        rows: every team's row at a moment (epoch seconds).
+        clock: epoch seconds.
+    """
+    routes = flask.Blueprint("api", __name__)
+
+    @routes.get("/ready")
+    def ready() -> flask.Response:
+        if status.not_ready:
+            raise errors.Unavailable(f"not ready: {status.not_ready}")
+        return flask.Response("ready\n", mimetype="text/plain")
+
+    @routes.get("/api/health")
+    def health() -> flask.Response:
+        found: dict[str, object] = {
+            "status": "degraded" if status.problems else "ok",
+            "ready": not status.not_ready,
+            "problems": status.problems,
+            "reloads": status.reloads,
+            "clockSteps": status.clock_steps,
+        }
+        found |= {name: part() for name, part in status.parts.items()}
+        return flask.jsonify(found)
+
+    @routes.get("/api/teams")
+    def teams() -> flask.Response:
+        now = clock()
+        found = [row.as_json() for row in rows(now)]
+        return flask.jsonify({"time": window.iso(now), "teams": found})
+
+    @routes.get("/api/teams/<name>")
+    def team(name: str) -> flask.Response:
+        namespace = flask.request.args.get("namespace")
+        found = [
+            row
+            for row in rows(clock())
+            if row.budget.name == name and namespace in (None, row.budget.namespace)
+        ]
+        if not found:
+            where = f" in namespace {namespace!r}" if namespace else ""
+            raise NotFound(f"no team {name!r}{where}")
+        if len(found) > 1:
+            names = ", ".join(sorted(row.budget.namespace for row in found))
+            raise Ambiguous(
+                f"{len(found)} teams are called {name!r}, in the namespaces {names}:"
+                " choose one with ?namespace="
+            )
+        return flask.jsonify(found[0].as_json())
+
+    return routes

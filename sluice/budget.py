@@ -1,0 +1,273 @@
+"""A team's budget, read from a TeamBudget manifest or refused with the field at fault.
+
+Rule 1: what the CRD refuses is refused here, and an unknown IANA zone besides; the CRD in
+deploy/ and this file change together.
+"""
+
+import datetime
+import re
+from dataclasses import dataclass
+
+from sluice import errors, fields, window
+
+API_VERSION = "tco.io/v1"
+KIND = "TeamBudget"
+DEFAULT_NAMESPACE = "default"
+
+LIMIT_MAX = 2**63 - 1
+ZONE_MAX = 64
+NAMESPACES_MAX = 256
+MATCH_LABELS_MAX = 16
+LABEL_VALUE_MAX = 2048  # Loki's default for max_label_value_length
+SAMPLE_RATE = 0.5
+
+# Source: the pattern of spec.dailyLimit in the CRD. Fractions and m (1/1000) are no bytes.
+QUANTITY = re.compile("([0-9]{1,18})(k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?")
+UNIT = {"": 1}
+UNIT |= {suffix: 1000 ** (i + 1) for i, suffix in enumerate("kMGTPE")}
+UNIT |= {f"{suffix}i": 1024 ** (i + 1) for i, suffix in enumerate("KMGTPE")}
+
+ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+\-/]*")
+TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
+
+TOP_FIELDS = frozenset({"apiVersion", "kind", "metadata", "spec", "status"})
+# fmt: off
+SPEC_FIELDS = frozenset({
+    "dailyLimit", "monthlyLimit", "namespaces", "selector", "timeZone", "enforcement", "onStale",
+    "throttle", "mode",
+})
+# Source: ObjectMeta, Kubernetes 1.32.
+METADATA_FIELDS = frozenset({
+    "name", "generateName", "namespace", "selfLink", "uid", "resourceVersion", "generation",
+    "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "labels",
+    "annotations", "ownerReferences", "finalizers", "managedFields",
+})
+# fmt: on
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What one team may send: limits in bytes, and which streams it is charged for.
+
+    `namespaces` is None when the manifest names none. `match_labels` are sorted. `created`
+    is in UTC to the second, "" when the manifest does not say, as in a file.
+    """
+
+    name: str
+    namespace: str
+    daily_limit: int
+    monthly_limit: int | None = None
+    namespaces: tuple[str, ...] | None = None
+    match_labels: tuple[tuple[str, str], ...] = ()
+    time_zone: str = "UTC"
+    dry_run: bool = False
+    on_stale: str = "FairShare"
+    sample_rate: float = SAMPLE_RATE
+    created: str = ""
+
+    @property
+    def key(self) -> str:
+        """What usage belongs to: "namespace/name"."""
+        return f"{self.namespace}/{self.name}"
+
+    @classmethod
+    def from_manifest(
+        cls, manifest: object, *, tolerated: list[errors.BadBudget] | None = None
+    ) -> "Budget":
+        """Read a TeamBudget manifest.
+
+        Args:
+            manifest: the mapping that YAML or JSON gave.
+            tolerated: for objects that the API server has already taken. What Sluice can
+                do without is appended here instead of raised: a field of a later version,
+                and an unknown zone (`field` is "spec.timeZone"), for which UTC stands in.
+
+        Raises:
+            BadBudget: the CRD would refuse it, or nobody knows its zone; names the field.
+        """
+        top = fields.Section.of("", manifest, tolerated)
+        top.constant("apiVersion", API_VERSION)
+        top.constant("kind", KIND)
+        top.only(TOP_FIELDS)
+        metadata, spec = top.section("metadata"), top.section("spec")
+        metadata.only(METADATA_FIELDS)
+        name, namespace = _identity(metadata)
+        spec.only(SPEC_FIELDS)
+        if spec.choice("mode", ("Eventual", "Strict")) == "Strict":
+            raise errors.BadBudget(
+                "Strict (no overshoot, by grants) is not built yet; use Eventual", "spec.mode"
+            )
+        return cls(
+            name=name,
+            namespace=namespace,
+            daily_limit=_daily_limit(spec),
+            monthly_limit=_monthly_limit(spec),
+            namespaces=_namespaces(spec),
+            match_labels=_match_labels(spec),
+            time_zone=_time_zone(spec),
+            dry_run=spec.choice("enforcement", ("Enforce", "DryRun")) == "DryRun",
+            on_stale=spec.choice("onStale", ("FairShare", "Allow", "Drop")),
+            sample_rate=_sample_rate(spec),
+            created=_created(metadata),
+        )
+
+
+def key_of(manifest: object) -> str | None:
+    """Read the key of a TeamBudget manifest that may be wrong everywhere else.
+
+    None when it cannot be read, or the manifest is of another kind.
+    """
+    try:
+        top = fields.Section.of("", manifest)
+        top.constant("kind", KIND)
+        name, namespace = _identity(top.section("metadata"))
+    except errors.BadBudget:
+        return None
+    return f"{namespace}/{name}"
+
+
+def parse_quantity(value: object, field: str) -> int:
+    """Read a number of bytes: an integer, or digits with a suffix such as k, M or Gi.
+
+    Raises:
+        BadBudget: not such a number, negative, or 2^63 bytes and more; names `field`.
+    """
+    if isinstance(value, str):
+        match = QUANTITY.fullmatch(value)
+        if match is None:
+            raise errors.BadBudget(
+                f"{fields.shown(value)} is not a whole number of bytes such as 1000000, 500M"
+                " or 10Gi",
+                field,
+            )
+        size = int(match[1]) * UNIT[match[2] or ""]
+    elif isinstance(value, int) and not isinstance(value, bool):
+        size = value
+    else:
+        raise errors.BadBudget(f"{fields.shown(value)} is neither integer nor quantity", field)
+    if size < 0:
+        raise errors.BadBudget(f"{fields.shown(size)} bytes is less than 0", field)
+    if size > LIMIT_MAX:
+        raise errors.BadBudget(
+            f"{fields.shown(size)} bytes is more than {LIMIT_MAX}, the most that is counted", field
+        )
+    return size
+
+
+def _identity(metadata: fields.Section) -> tuple[str, str]:
+    name = metadata.dns_name("name", fields.NAME)
+    return name, metadata.dns_name("namespace", fields.NAMESPACE, absent=DEFAULT_NAMESPACE)
+
+
+def _daily_limit(spec: fields.Section) -> int:
+    value = spec.values.get("dailyLimit")
+    if value is None:
+        raise errors.BadBudget("missing; bytes per day, such as 10Gi", "spec.dailyLimit")
+    return parse_quantity(value, "spec.dailyLimit")
+
+
+def _monthly_limit(spec: fields.Section) -> int | None:
+    value = spec.values.get("monthlyLimit")
+    if value is None:
+        return None
+    limit, daily = parse_quantity(value, "spec.monthlyLimit"), _daily_limit(spec)
+    if limit < daily:
+        raise errors.BadBudget(
+            f"{limit} bytes is less than spec.dailyLimit, {daily} bytes", "spec.monthlyLimit"
+        )
+    return limit
+
+
+def _namespaces(spec: fields.Section) -> tuple[str, ...] | None:
+    field = "spec.namespaces"
+    value = spec.values.get("namespaces")
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple):
+        raise errors.BadBudget(f"{fields.shown(value)} where a list of namespaces is due", field)
+    if not 1 <= len(value) <= NAMESPACES_MAX:
+        raise errors.BadBudget(f"{len(value)} namespaces, not 1 to {NAMESPACES_MAX}", field)
+    place: dict[str, int] = {}
+    for i, namespace in enumerate(value):
+        here = f"{field}[{i}]"
+        if not isinstance(namespace, str):
+            raise errors.BadBudget(f"{fields.shown(namespace)} is not a string", here)
+        fields.check_name(namespace, fields.NAMESPACE, here)
+        if namespace in place:
+            raise errors.BadBudget(f"{namespace!r} is in {field}[{place[namespace]}] too", here)
+        place[namespace] = i
+    return tuple(place)
+
+
+def _match_labels(spec: fields.Section) -> tuple[tuple[str, str], ...]:
+    selector = spec.section("selector")
+    selector.only(("matchLabels",))
+    labels = selector.section("matchLabels")
+    count = len(labels.values)
+    if count > MATCH_LABELS_MAX:
+        raise errors.BadBudget(f"{count} labels, more than {MATCH_LABELS_MAX}", labels.path)
+    pairs = []
+    for name, value in labels.values.items():
+        shown = fields.shown(name)
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise errors.BadBudget(f"{shown}: {fields.shown(value)} is not a string", labels.path)
+        if not value:
+            raise errors.BadBudget(
+                f"{shown} is empty, and an empty label is an absent one", labels.path
+            )
+        if len(value) > LABEL_VALUE_MAX:
+            raise errors.BadBudget(
+                f"{shown} has {len(value)} characters, more than {LABEL_VALUE_MAX}", labels.path
+            )
+        pairs.append((name, value))
+    return tuple(sorted(pairs))
+
+
+def _time_zone(spec: fields.Section) -> str:
+    field = "spec.timeZone"
+    zone = spec.text("timeZone")
+    if zone is None:
+        return "UTC"
+    if len(zone) > ZONE_MAX:
+        raise errors.BadBudget(f"{len(zone)} characters, more than {ZONE_MAX}", field)
+    if not ZONE.fullmatch(zone):
+        raise errors.BadBudget(f"{fields.shown(zone)} is not a zone such as Europe/Berlin", field)
+    try:
+        window.find_zone(zone)
+    except errors.BadBudget as error:
+        spec.forgive(error)
+        return "UTC"
+    return zone
+
+
+def _sample_rate(spec: fields.Section) -> float:
+    throttle = spec.section("throttle")
+    throttle.only(("sampleRate",))
+    value = throttle.values.get("sampleRate")
+    if value is None:
+        return SAMPLE_RATE
+    field = throttle.field("sampleRate")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise errors.BadBudget(f"{fields.shown(value)} is not a number from 0 to 1", field)
+    # Written so that a NaN, which is neither below 0 nor above 1, is refused too.
+    if not 0 <= value <= 1:
+        raise errors.BadBudget(f"{fields.shown(value)} is not between 0 and 1", field)
+    return float(value)
+
+
+def _created(metadata: fields.Section) -> str:
+    """When the object was created, in UTC, so that two ages compare as text."""
+    value = metadata.values.get("creationTimestamp")
+    if value is None:
+        return ""
+    field = metadata.field("creationTimestamp")
+    # Some YAML readers turn an unquoted timestamp into a datetime.
+    text = value.isoformat() if isinstance(value, datetime.datetime) else value
+    if not isinstance(text, str) or not TIMESTAMP.fullmatch(text):
+        raise errors.BadBudget(
+            f"{fields.shown(value)} is not a time such as 2026-11-22T10:00:00Z", field
+        )
+    try:
+        return window.iso(datetime.datetime.fromisoformat(text).timestamp())
+    except (ValueError, OverflowError) as error:
+        raise errors.BadBudget(f"{fields.shown(text)}: {error}", field) from None

@@ -1,0 +1,230 @@
+"""`sluice demo`: a real `sluice run`, a sink as its upstream, shippers, and a table to watch.
+
+Everything but the table runs as it would in earnest: `sluice run` is a process of its own that
+reads budgets from files; shippers push Loki's JSON to it over HTTP; the sink answers 204.
+"""
+
+import contextlib
+import http.client
+import http.server
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import rich.console
+import rich.live
+import rich.table
+
+from sluice import settings
+
+KIB = 1024
+START_S = 20.0
+PUSH_EVERY_S = 0.25
+# Bytes a second and budget a day of each team: from within its budget for good to over it
+# within the first half minute.
+TEAMS = {
+    "checkout": (6 * KIB, 4096 * KIB),
+    "payments": (18 * KIB, 720 * KIB),
+    "search": (30 * KIB, 900 * KIB),
+    "batch-jobs": (48 * KIB, 960 * KIB),
+}
+COLOURS = {"allow": "green", "throttle": "yellow", "drop": "red"}
+
+
+def manifests() -> str:
+    """The example budgets: one per team, named like the namespace it governs."""
+    return "---\n".join(
+        "apiVersion: tco.io/v1\nkind: TeamBudget\n"
+        f"metadata: {{name: {name}, namespace: default}}\n"
+        f"spec: {{dailyLimit: {limit}, monthlyLimit: {30 * limit}, namespaces: [{name}]}}\n"
+        for name, (_, limit) in TEAMS.items()
+    )
+
+
+class Sink(http.server.BaseHTTPRequestHandler):
+    """An upstream that takes everything and keeps nothing."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        """Take a push."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@contextlib.contextmanager
+def sink() -> Iterator[str]:
+    """Run a sink; gives its URL."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Sink)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def push_of(team: str, size: int, rng: random.Random) -> bytes:
+    """A push of about `size` bytes of log lines, as Vector or Fluent Bit would write it."""
+    values = []
+    while size > 0:
+        line = json.dumps(
+            {
+                "level": rng.choice(["info", "info", "info", "warn", "error"]),
+                "msg": f"{rng.choice(['GET', 'POST'])} /{team}/{rng.randrange(10_000)}",
+                "status": rng.choice([200, 200, 200, 404, 500]),
+                "trace": f"{rng.getrandbits(128):032x}",
+            }
+        )
+        values.append([str(time.time_ns()), line])
+        size -= len(line)
+    labels = {"namespace": team, "app": f"{team}-{rng.randrange(3)}"}
+    return json.dumps({"streams": [{"stream": labels, "values": values}]}).encode()
+
+
+def ship(team: str, rate: int, host: str, port: int, stopping: threading.Event) -> None:
+    """Push `rate` bytes a second until told to stop, as one shipper does: one at a time."""
+    rng = random.Random(team)
+    connection = http.client.HTTPConnection(host, port, timeout=10)
+    while not stopping.wait(PUSH_EVERY_S):
+        body = push_of(team, int(rate * PUSH_EVERY_S), rng)
+        try:
+            connection.request(
+                "POST", "/loki/api/v1/push", body, {"Content-Type": "application/json"}
+            )
+            connection.getresponse().read()
+        except (OSError, http.client.HTTPException):
+            connection.close()
+
+
+def fetched(host: str, port: int, path: str) -> Any:
+    """The JSON at `path`, or None if there is no answer."""
+    try:
+        connection = http.client.HTTPConnection(host, port, timeout=2)
+        with contextlib.closing(connection):
+            connection.request("GET", path)
+            return json.loads(connection.getresponse().read())
+    except (OSError, ValueError, http.client.HTTPException):
+        return None
+
+
+def drawn(teams: list[dict[str, Any]], url: str, left: str) -> rich.table.Table:
+    """The live table."""
+    table = rich.table.Table(
+        title="Sluice: log budgets, enforced",
+        caption=f"{url}/api/teams   {url}/metrics   {url}/api/health\n{left}",
+        expand=False,
+    )
+    for name in ("team", "action", "used", "limit", "percent", "forwarded", "sampled", "dropped"):
+        table.add_column(name, justify="left" if name in ("team", "action") else "right")
+    for team in teams:
+        colour = COLOURS[team["action"]]
+        counts = team["counts"]
+        table.add_row(
+            team["name"],
+            f"[{colour}]{team['action']}[/]",
+            f"{team['currentUsage']:,}",
+            f"{team['dailyLimit']:,}",
+            f"[{colour}]{team['percent']:.1f} %[/]",
+            *(f"{counts[name]['bytes']:,}" for name in ("forwarded", "sampled", "dropped")),
+        )
+    return table
+
+
+@contextlib.contextmanager
+def sluice_run(options: settings.Demo, folder: Path, upstream: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `sluice run` on the example budgets; stopped gracefully at the end."""
+    budgets = folder / "budgets.yaml"
+    budgets.write_text(manifests())
+    state = options.state_dir or folder / "state"
+    command = [sys.executable, "-m", "sluice", "run", "--budgets", str(budgets)]
+    command += ["--upstream", upstream, "--listen", str(options.listen)]
+    command += ["--state-dir", str(state), "--log-level", "warning"]
+    # A group of its own: Ctrl-C is for the demo, which then stops it in order.
+    process = subprocess.Popen(command, start_new_session=True, env=dict(os.environ))
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(timeout=15)
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], host: str, port: int) -> int:
+    """Wait for /api/teams; returns 0, or the exit code if the process ended instead."""
+    until = time.monotonic() + START_S
+    while fetched(host, port, "/api/teams") is None:
+        if process.poll() is not None:
+            return process.returncode
+        if time.monotonic() > until:
+            print(f"sluice demo: not ready after {START_S:g} s", file=sys.stderr)
+            return 1
+        time.sleep(0.05)
+    return 0
+
+
+def watch(options: settings.Demo, stopping: threading.Event) -> None:
+    """Show the table until time is up or Ctrl-C."""
+    host, port = options.listen.host, options.listen.port
+    console = rich.console.Console()
+    left = "Ctrl-C ends it"
+    url = f"http://{options.listen}"
+    began = time.monotonic()
+    with rich.live.Live(console=console, refresh_per_second=4, transient=False) as live:
+        for tick in itertools.count():
+            if options.seconds:
+                rest = options.seconds - (time.monotonic() - began)
+                left = f"{max(0, rest):.0f} s to go; {left}"
+                if rest <= 0:
+                    return
+            found = fetched(host, port, "/api/teams")
+            if found is not None:
+                table = drawn(found["teams"], url, left)
+                live.update(table)
+                # Where there is no terminal to redraw, a table every ten seconds will do.
+                if not console.is_terminal and tick % 20 == 0:
+                    console.print(table)
+            left = "Ctrl-C ends it"
+            if stopping.wait(0.5):
+                return
+
+
+def demo(options: settings.Demo) -> int:
+    """Run the demo; returns the exit code."""
+    host, port = options.listen.host, options.listen.port
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    with (
+        tempfile.TemporaryDirectory(prefix="sluice-demo-") as folder,
+        sink() as upstream,
+        sluice_run(options, Path(folder), upstream) as process,
+    ):
+        code = wait_until_ready(process, host, port)
+        if code:
+            return code
+        shippers = [
+            threading.Thread(target=ship, args=(team, rate, host, port, stopping), daemon=True)
+            for team, (rate, _) in TEAMS.items()
+        ]
+        for shipper in shippers:
+            shipper.start()
+        watch(options, stopping)
+        stopping.set()
+        for shipper in shippers:
+            shipper.join(timeout=10)
+    return 0

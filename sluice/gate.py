@@ -1,0 +1,392 @@
+"""The gate: (body, now) -> judgement. The one door between budgets and bytes.
+
+    scan (core) -> assign (here: label string -> row of the ledger) -> judge (core) -> split (core)
+
+What nothing was taken from goes on byte for byte. A judgement has reserved what it forwards;
+commit() or refund() ends it, and only then is anything booked.
+
+Threads: any number. Each push works in a scratch of its own, handed back before the caller
+talks to upstream, so that pushes that wait hold no decoded bytes.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+
+import numpy as np
+import numpy.typing as npt
+
+from sluice import _core, assign, budget, errors, ledger, table, usage, window
+from sluice.policy import Action
+from sluice.wire import loki
+
+MIB = 2**20
+# Scratches kept for the next push, and the most that one keeps while idle.
+IDLE_SCRATCHES = 4
+IDLE_BYTES = 8 * MIB
+LIMIT_LEAST = MIB
+STREAM_COLUMNS, ENTRY_COLUMNS, TALLY_COLUMNS = 8, 3, 12
+STREAM_COUNT, STREAM_SIZE = 6, 7
+# Bytes of a tally's kept entries; see _core.pyi.
+KEPT_BYTES = 4
+
+Now = float | int | datetime
+Int64s = npt.NDArray[np.int64]
+Int32s = npt.NDArray[np.int32]
+
+
+class Scratch:
+    """What one push works in: decoded bytes, the scan's rows, the filtered body."""
+
+    def __init__(self) -> None:
+        self.decoded = loki.Scratch()
+        self.filtered = loki.Scratch()
+        self.stream: Int64s = np.zeros((256, STREAM_COLUMNS), np.int64)
+        self.entry: Int64s = np.zeros((4096, ENTRY_COLUMNS), np.int64)
+
+    def trim(self) -> None:
+        """Let go of what only a large push needed."""
+        self.decoded.trim(IDLE_BYTES)
+        self.filtered.trim(IDLE_BYTES)
+        if self.stream.nbytes + self.entry.nbytes > IDLE_BYTES:
+            self.stream = np.zeros((256, STREAM_COLUMNS), np.int64)
+            self.entry = np.zeros((4096, ENTRY_COLUMNS), np.int64)
+
+
+class Judgement:
+    """What became of a push: what to forward, and what was reserved for it.
+
+    Attributes:
+        body: what to send upstream; None where nothing is left (answer 204, send nothing).
+        encoding: its Content-Encoding, "" for none.
+        dialect: what it is in.
+        received: int64 [k, 2], entries and bytes of each row of `share`.
+        tally: int64 [k, 12], as the core counted.
+    """
+
+    __slots__ = (
+        "_apps", "_ledger", "_streams", "body", "dialect", "encoding", "received", "share", "tally",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        book: ledger.Ledger,
+        share: ledger.Share,
+        received: Int64s,
+        tally: Int64s,
+        streams: tuple[Int32s, Int64s],
+        apps: usage.Apps,
+    ) -> None:
+        self._ledger: ledger.Ledger | None = book
+        self._apps = apps
+        self._streams = streams
+        self.share, self.received, self.tally = share, received, tally
+        self.body: bytes | None = None
+        self.encoding = ""
+        self.dialect = loki.Dialect.PROTOBUF
+
+    def commit(self, *, rejected: bool = False) -> None:
+        """Upstream has it: what was kept is usage.
+
+        Args:
+            rejected: upstream answered 400, and stored the valid part only.
+
+        Raises:
+            ValueError: the judgement has ended already. Nothing was booked.
+        """
+        book = self._end()
+        totals = np.zeros((len(self.tally), ledger.TOTALS), np.int64)
+        totals[:, :2] = self.received
+        totals[:, 2:8] = self.tally[:, 3:9]
+        totals[:, ledger.ACTIONS : ledger.DRY] = self.tally[:, :3]
+        totals[:, ledger.DRY : ledger.REJECTED] = self.tally[:, 9:]
+        if rejected:
+            totals[:, ledger.REJECTED] = self.tally[:, KEPT_BYTES]
+        book.commit(self.share, totals)
+        self._apps.add(*self._streams)
+
+    def refund(self) -> None:
+        """Upstream has not taken it: every entry is booked as refused, for it will come again.
+
+        Raises:
+            ValueError: the judgement has ended already. Nothing was booked.
+        """
+        book = self._end()
+        totals = np.zeros((len(self.tally), ledger.TOTALS), np.int64)
+        totals[:, :2] = self.received
+        totals[:, ledger.REFUSED : ledger.REFUSED + 2] = self.received
+        book.refund(self.share, totals)
+
+    def _end(self) -> ledger.Ledger:
+        book, self._ledger = self._ledger, None
+        if book is None:
+            raise ValueError("this judgement was committed or refunded before")
+        return book
+
+
+class Gate:
+    """Judges pushes and (namespace, size) pairs against budgets.
+
+    Args:
+        budgets: what to enforce; replaced by load().
+        ledger: where to count; None counts in memory.
+        max_decoded: bytes that one push may decode to, else TooLarge.
+        max_decoded_total: bytes that all pushes at work may decode to, else Unavailable.
+        namespace_labels: the labels that may name a stream's namespace, first present first.
+    """
+
+    def __init__(
+        self,
+        budgets: Iterable[budget.Budget] = (),
+        ledger: ledger.Ledger | None = None,
+        *,
+        max_decoded: int = 32 * MIB,
+        max_decoded_total: int = 128 * MIB,
+        namespace_labels: Sequence[str] = table.NAMESPACE_LABELS,
+        drop_unbudgeted: bool = False,
+    ) -> None:
+        self.ledger = new_ledger(drop_unbudgeted) if ledger is None else ledger
+        self.apps = usage.Apps()
+        self._max_decoded = max_decoded
+        self._max_decoded_total = max_decoded_total
+        self._namespace_labels = tuple(namespace_labels)
+        self._drop_unbudgeted = drop_unbudgeted
+        self._lock = threading.Lock()
+        self._decoding = 0
+        self._idle: list[Scratch] = []
+        self.load(budgets)
+
+    def load(self, budgets: Iterable[budget.Budget]) -> table.Table:
+        """Enforce these budgets from the next push on; returns their table."""
+        new = table.Table(budgets, namespace_labels=self._namespace_labels)
+        self.ledger.load(new)
+        self._known = assign.Known(self.ledger.rows(), self.apps)
+        return new
+
+    def resolve(self, namespaces: Sequence[str]) -> Int32s:
+        """int32 [n]: the team that governs each namespace's entries, -1 where none does."""
+        rows = self.ledger.rows()
+        found = {name: rows.row_of[rows.table.of_namespace(name)] for name in set(namespaces)}
+        teams = np.array([found[name] for name in namespaces], np.int32)
+        teams[teams == ledger.UNBUDGETED] = -1
+        return teams
+
+    def evaluate(
+        self, teams: npt.ArrayLike, sizes: npt.ArrayLike, *, now: Now, charge: bool = True
+    ) -> npt.NDArray[np.int8]:
+        """Judge entries that somebody else forwards; charges allow and throttle in full.
+
+        Args:
+            teams: int32 [n], from resolve().
+            sizes: int64 [n], bytes.
+            charge: False says what would be, and charges and counts nothing.
+
+        Returns:
+            int8 [n] of Action values. What they charge is committed at once as forwarded.
+
+        Raises:
+            ValueError, IndexError: a size below 0, or a team that is not one. Nothing was charged.
+        """
+        rules = self.ledger.rules_at(window.instant(now))
+        team = np.ascontiguousarray(teams, np.int32)
+        size = np.ascontiguousarray(sizes, np.int64)
+        action = np.empty(len(team), np.uint8)
+        tally = np.zeros((len(rules.rule), 8), np.int64)
+        used = rules.used if charge else rules.used.copy()
+        _core.evaluate(team, size, rules.rule, used, action, tally)
+        rows = np.flatnonzero(tally[:, :3].any(axis=1)).astype(np.int32)
+        if charge and len(rows):
+            self._book_batch(ledger.Share(rows, tally[rows, 3], rules.era), tally[rows])
+        if self._drop_unbudgeted:
+            action[team < 0] = Action.DROP
+        return action.view(np.int8)
+
+    def _book_batch(self, share: ledger.Share, tally: Int64s) -> None:
+        totals = np.zeros((len(tally), ledger.TOTALS), np.int64)
+        entries, charged, dropped = tally[:, :3], tally[:, 3], tally[:, 4]
+        totals[:, ledger.RECEIVED] = entries.sum(axis=1)
+        totals[:, ledger.RECEIVED + 1] = charged + dropped
+        totals[:, ledger.FORWARDED] = entries[:, 0] + entries[:, 1]
+        totals[:, ledger.FORWARDED + 1] = charged
+        totals[:, ledger.DROPPED] = entries[:, 2]
+        totals[:, ledger.DROPPED + 1] = dropped
+        totals[:, ledger.ACTIONS : ledger.DRY] = entries
+        totals[:, ledger.DRY : ledger.REJECTED] = tally[:, 5:]
+        self.ledger.register(share)
+        self.ledger.commit(share, totals)
+
+    def sample_rate(self, team: int) -> float:
+        """The share of a team's entries that are kept in the throttle band."""
+        rows = self.ledger.rows()
+        return rows.table.budgets[rows.row_of.tolist().index(team)].sample_rate
+
+    def push(
+        self,
+        body: bytes,
+        encoding: str | None = "",
+        *,
+        now: Now,
+        dialect: loki.Dialect = loki.Dialect.PROTOBUF,
+    ) -> Judgement:
+        """Judge a push and reserve what of it goes on.
+
+        Args:
+            body: as received.
+            encoding: its Content-Encoding, "" or None for none.
+
+        Raises:
+            BadPush, TooLarge: it cannot be read, or is over a limit.
+            Unavailable: too much is being decoded right now, or no budgets are loaded.
+            In every case nothing was charged and nothing counted.
+        """
+        rules = self.ledger.rules_at(window.instant(now))
+        # Logs seldom shrink to a 32nd; what does gets a second try with all the room there is.
+        limit = min(self._max_decoded, max(LIMIT_LEAST, 32 * len(body)))
+        try:
+            return self._push(body, encoding or "", dialect, rules, limit)
+        except errors.TooLarge:
+            if limit == self._max_decoded:
+                raise
+        return self._push(body, encoding or "", dialect, rules, self._max_decoded)
+
+    def _push(
+        self, body: bytes, encoding: str, dialect: loki.Dialect, rules: ledger.Rules, limit: int
+    ) -> Judgement:
+        with self._room_for(limit):
+            scratch = self._scratch()
+            try:
+                decoded = loki.decode(body, encoding, dialect, limit, scratch.decoded)
+                return self._judge(body, decoded, dialect, rules, scratch)
+            finally:
+                if len(self._idle) < IDLE_SCRATCHES:
+                    scratch.trim()
+                    self._idle.append(scratch)
+
+    def _scratch(self) -> Scratch:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return Scratch()
+
+    @contextlib.contextmanager
+    def _room_for(self, size: int) -> Iterator[None]:
+        """Count `size` bytes as being decoded while inside."""
+        with self._lock:
+            if self._decoding + size > self._max_decoded_total:
+                raise errors.Unavailable(
+                    f"up to {self._decoding} bytes are being decoded and this push may add {size},"
+                    f" at most {self._max_decoded_total} are allowed"
+                )
+            self._decoding += size
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._decoding -= size
+
+    def _judge(
+        self,
+        body: bytes,
+        decoded: loki.Decoded,
+        dialect: loki.Dialect,
+        rules: ledger.Rules,
+        scratch: Scratch,
+    ) -> Judgement:
+        view = decoded.view
+        stream, entry = self._scan(view, dialect, scratch)
+        rows, team, app = self._known_for(rules).assign(view, stream, dialect)
+        received = np.zeros((len(rows), 2), np.int64)
+        np.add.at(received, team, stream[:, STREAM_COUNT : STREAM_SIZE + 1])
+        tally = np.zeros((len(rows), TALLY_COLUMNS), np.int64)
+        outcome = np.zeros(len(entry), np.uint8)
+        _core.judge(
+            view, dialect.value, stream, entry, team, rows, rules.rule, rules.used, outcome, tally
+        )
+        share = ledger.Share(rows, tally[:, KEPT_BYTES].copy(), rules.era)
+        self.ledger.register(share)
+        kept = stream[:, STREAM_SIZE].copy()
+        judgement = Judgement(self.ledger, share, received, tally, (app, kept), self.apps)
+        judgement.dialect = dialect
+        try:
+            self._fill(judgement, body, decoded, stream, entry, outcome, scratch)
+        except BaseException:
+            judgement.refund()
+            raise
+        return judgement
+
+    def _known_for(self, rules: ledger.Rules) -> assign.Known:
+        """What is known of label strings under these rules' table."""
+        known = self._known
+        return known if known.rules.table is rules.table else assign.Known(rules, self.apps)
+
+    def _scan(
+        self, view: memoryview, dialect: loki.Dialect, scratch: Scratch
+    ) -> tuple[Int64s, Int64s]:
+        """Scan into the scratch's rows, making room for them where it is short."""
+        while True:
+            if dialect is loki.Dialect.PROTOBUF:
+                streams, entries = _core.scan_push(view, scratch.stream, scratch.entry)
+            else:
+                is_legacy = dialect is loki.Dialect.LEGACY
+                streams, entries = _core.scan_json(view, is_legacy, scratch.stream, scratch.entry)
+            if streams <= len(scratch.stream) and entries <= len(scratch.entry):
+                return scratch.stream[:streams], scratch.entry[:entries]
+            needed = 8 * (streams * STREAM_COLUMNS + entries * ENTRY_COLUMNS)
+            if needed > 2 * self._max_decoded:
+                raise errors.TooLarge(
+                    f"{streams} streams and {entries} entries need an index of {needed} bytes,"
+                    f" at most {2 * self._max_decoded} are allowed"
+                )
+            # Some spare, so that a slightly larger push does not scan twice again.
+            if streams > len(scratch.stream):
+                scratch.stream = np.zeros((streams * 5 // 4, STREAM_COLUMNS), np.int64)
+            if entries > len(scratch.entry):
+                scratch.entry = np.zeros((entries * 5 // 4, ENTRY_COLUMNS), np.int64)
+
+    def _fill(
+        self,
+        judgement: Judgement,
+        body: bytes,
+        decoded: loki.Decoded,
+        stream: Int64s,
+        entry: Int64s,
+        outcome: npt.NDArray[np.uint8],
+        scratch: Scratch,
+    ) -> None:
+        """Set what the judgement forwards."""
+        tally = judgement.tally
+        lost = int(tally[:, 5].sum() + tally[:, 7].sum())
+        if not lost and decoded.as_received:
+            judgement.body, judgement.encoding = body, decoded.encoding
+            return
+        if not lost:
+            judgement.body, judgement.encoding = loki.encode(
+                decoded.view, judgement.dialect, compressed=True
+            )
+            return
+        app, kept = judgement._streams
+        kept[:] = kept_per_stream(stream, entry, outcome)
+        if lost == len(entry):
+            return
+        room = len(decoded.view) + 64 * len(stream) + 64
+        out = scratch.filtered.room(room)
+        size = _core.split(decoded.view, judgement.dialect.value, stream, entry, outcome, out)
+        judgement.body, judgement.encoding = loki.encode(
+            memoryview(out)[:size], judgement.dialect, compressed=bool(decoded.encoding)
+        )
+
+
+def kept_per_stream(
+    stream: Int64s, entry: Int64s, outcome: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.int64]:
+    """int64 [s]: the bytes that are kept of each stream."""
+    before = np.zeros(len(entry) + 1, np.int64)
+    np.cumsum(np.where(outcome == 0, entry[:, 2], 0), out=before[1:])
+    first, count = stream[:, 5], stream[:, STREAM_COUNT]
+    return before[first + count] - before[first]
+
+
+def new_ledger(drop_unbudgeted: bool) -> ledger.Ledger:
+    """A ledger in memory."""
+    return ledger.Ledger(drop_unbudgeted=drop_unbudgeted)

@@ -1,0 +1,416 @@
+"""The ledger: what each team was charged, in which window, and what became of every byte.
+
+Two scales. `used` is what the core compares with thresholds: bytes admitted since this process
+began, reservations included. `committed` is what upstream took; it is kept per window key in
+the rows of a file (ledger_file.py) and is all that a restart needs: in-flight reservations of
+a killed process are simply not there any more.
+
+A window's usage for decisions is `used - mark`. Entering a window, forward or backward,
+records what the one left had used and sets the mark so that the one entered goes on where it
+was. A push belongs to the windows of the rules it was judged with:
+
+    registered late     windows opened since raise their marks; its own closed ones record it
+    refunded in time    `used` goes back
+    refunded late       `used` stays; its windows that are still open raise their marks, the
+                        closed ones correct their record
+
+so thresholds only rise while a window is open, and a thread with old ones is stricter.
+
+`admitted` is `used` as far as pushes are registered; marks are made from it, for bytes of a
+push that is being judged belong to whatever windows its rules say.
+
+Threads: any number. One lock for everything but the core's swaps on `used`; it is held for
+microseconds, and during a reload or a rollover for milliseconds.
+"""
+
+import math
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from sluice import _core, budget, errors, ledger_file, policy, table, window
+
+Int64s = npt.NDArray[np.int64]
+Int32s = npt.NDArray[np.int32]
+
+# Outcome counters: entries at the index, bytes behind it.
+RECEIVED, FORWARDED, SAMPLED, DROPPED, REFUSED = range(0, 10, 2)
+OUTCOMES = {
+    "received": RECEIVED,
+    "forwarded": FORWARDED,
+    "sampled": SAMPLED,
+    "dropped": DROPPED,
+    "refused": REFUSED,
+}
+COUNTS = 10
+# Then, of all time only: entries by action, a dry run's bytes by action, bytes of 400s.
+ACTIONS = 10
+DRY = 13
+REJECTED = 16
+TOTALS = 17
+
+# Windows kept per team: the open one and the last ones entered, so that a clock that jumps
+# away and back finds what it left.
+CELLS = 4
+KEY, ENTERED, COMMITTED, CELL_COUNTS = range(4)
+DAY_AT, DAY_COLUMNS = TOTALS, 3 + COUNTS
+MONTH_AT, MONTH_COLUMNS = DAY_AT + CELLS * DAY_COLUMNS, 3
+COLUMNS = 88
+DAY_COUNTS = np.arange(CELL_COUNTS, CELL_COUNTS + COUNTS)
+
+USED_MAX = 2**62
+# Days and months, in this order wherever both come up.
+KINDS = ((DAY_AT, DAY_COLUMNS), (MONTH_AT, MONTH_COLUMNS))
+DAY, MONTH = 0, 1
+# The row of what no budget governs.
+UNBUDGETED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Era:
+    """The windows that are open between two rollovers.
+
+    Attributes:
+        key: int32 [2, rows], the open day and month of each row, 0 before its first.
+        cell: int32 [2, rows], which of the row's cells counts it.
+        start, end: epoch seconds between which no window turns.
+    """
+
+    key: Int32s
+    cell: Int32s
+    start: float
+    end: float
+
+
+NOTHING = np.zeros((2, 0), np.int32)
+NO_ERA = Era(NOTHING, NOTHING, math.inf, -math.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a push is judged with: a table, its rows, its thresholds, its windows.
+
+    Attributes:
+        table: the budgets. `row_of[i]` is the ledger's row of its budget i; the last element
+            is UNBUDGETED, so that the table's -1 finds it.
+        rule: int64 [rows, 4] for the core, on the scale of `used` (int64 [rows]).
+        era: the windows; `rules` are good for era.start <= now < era.end.
+    """
+
+    table: table.Table
+    row_of: Int32s
+    rule: Int64s
+    used: Int64s
+    era: Era
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One push's part in the ledger: rows [k] and the bytes reserved for each, in its windows."""
+
+    rows: Int32s
+    reserved: Int64s
+    era: Era
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """A team's open windows, in committed bytes, and its outcome counts."""
+
+    day: int
+    month: int
+    counts: list[int]
+    today: list[int]
+
+
+class Ledger:
+    """Counters of all teams: charged by the core, settled here.
+
+    Args:
+        rows: where the numbers live; None keeps them in memory.
+        drop_unbudgeted: drop what no budget governs, instead of letting it pass.
+
+    Attributes:
+        used: int64 [rows], changed by the core's swaps.
+        rules: the current Rules; replaced whole. None before the first load().
+    """
+
+    def __init__(
+        self, rows: ledger_file.FileRows | None = None, *, drop_unbudgeted: bool = False
+    ) -> None:
+        self._file = ledger_file.MemoryRows(COLUMNS) if rows is None else rows
+        self._rows = self._file.rows
+        self._drop_unbudgeted = drop_unbudgeted
+        self._lock = threading.Lock()
+        n = ledger_file.ROWS
+        self.used: Int64s = np.zeros(n, np.int64)
+        self._admitted: Int64s = np.zeros(n, np.int64)
+        self._mark: Int64s = np.zeros((2, n), np.int64)
+        # What each kept window has used, reservations included; stale for the open ones.
+        self._used_in: Int64s = np.zeros((2, n, CELLS), np.int64)
+        for row in self._file.names.values():
+            for kind in (DAY, MONTH):
+                self._used_in[kind, row] = self._cells(kind, row)[:, COMMITTED]
+        self._zones: dict[int, str] = {}
+        self._budgets: dict[int, budget.Budget] = {}
+        self._changes = 0
+        self._saved = 0
+        self.rules: Rules | None = None
+        if UNBUDGETED not in self._file.names.values():
+            self._file.names[""] = UNBUDGETED
+            self._file.write_names()
+
+    def _cells(self, kind: int, row: int) -> Int64s:
+        """A row's kept days or months: a view of CELLS rows."""
+        at, width = KINDS[kind]
+        return self._rows[row, at : at + CELLS * width].reshape(CELLS, width)
+
+    @property
+    def origin(self) -> str:
+        """What the numbers were taken from: memory, new, file, snapshot or zero."""
+        return self._file.origin
+
+    @property
+    def complaint(self) -> str:
+        """Why the ledger's file could not be used, or ""."""
+        return self._file.complaint
+
+    # budgets come down
+
+    def load(self, budgets: table.Table) -> None:
+        """Replace all budgets. Usage belongs to the key and outlives them.
+
+        The windows of what is new are entered by the first rules_at().
+
+        Raises:
+            BadBudget: more keys than the ledger has rows. Nothing was changed.
+        """
+        with self._lock:
+            row_of = self._rows_for([own.key for own in budgets.budgets])
+            self._budgets = dict(zip(row_of.tolist(), budgets.budgets, strict=False))
+            self._zones = {UNBUDGETED: "UTC"}
+            self._zones |= {row: own.time_zone for row, own in self._budgets.items()}
+            era = self.rules.era if self.rules else NO_ERA
+            self._publish(budgets, row_of, replace(era, start=math.inf))
+
+    def rules_at(self, now: float) -> Rules:
+        """The rules that are in force at `now`, rolling over if a window has ended.
+
+        Raises:
+            Unavailable: no budgets have been loaded yet.
+        """
+        rules = self._current()
+        if rules.era.start <= now < rules.era.end:
+            return rules
+        with self._lock:
+            rules = self._current()
+            if not rules.era.start <= now < rules.era.end:
+                self._publish(rules.table, rules.row_of, self._enter(now))
+            return self._current()
+
+    def rows(self) -> Rules:
+        """The rules as last published, for their table and rows; their windows may have ended."""
+        return self._current()
+
+    def _current(self) -> Rules:
+        if self.rules is None:
+            raise errors.Unavailable("no budgets have been loaded yet")
+        return self.rules
+
+    def _rows_for(self, keys: list[str]) -> Int32s:
+        names = self._file.names
+        new = [key for key in keys if key not in names]
+        if new:
+            free = 1 + max(names.values())
+            if free + len(new) > ledger_file.ROWS:
+                raise errors.BadBudget(
+                    f"{len(new)} new budgets, room for {ledger_file.ROWS - free} more keys"
+                )
+            self._file.reserve(free + len(new))
+            names.update(zip(new, range(free, free + len(new)), strict=True))
+            self._file.write_names()
+        return np.array([*(names[key] for key in keys), UNBUDGETED], np.int32)
+
+    def _publish(self, budgets: table.Table, row_of: Int32s, era: Era) -> None:
+        rule = np.zeros((1 + max(self._file.names.values()), 4), np.int64)
+        for row in self._zones:
+            self._write_rule(rule[row], row)
+        self.rules = Rules(budgets, row_of, rule, self.used[: len(rule)], era)
+
+    def _write_rule(self, rule: Int64s, row: int) -> None:
+        """Set a row's thresholds from its limits and marks."""
+        if row not in self._budgets:
+            bound = -1 if row == UNBUDGETED and self._drop_unbudgeted else USED_MAX
+            rule[:] = (bound, bound, -1, 0)
+            return
+        own = self._budgets[row]
+        limit, mark = own.daily_limit, int(self._mark[DAY, row])
+        soft, hard = policy.soft_limit(limit) + mark, limit + mark
+        if own.monthly_limit is not None:
+            limit, mark = own.monthly_limit, int(self._mark[MONTH, row])
+            soft, hard = min(soft, policy.soft_limit(limit) + mark), min(hard, limit + mark)
+        keep = policy.keep_below(own.sample_rate)
+        # The hard one last: a thread that reads in between is stricter, not laxer.
+        rule[2] = keep if keep < 2**63 else keep - 2**64
+        rule[3] = own.dry_run
+        rule[0] = max(-1, min(USED_MAX, soft))
+        rule[1] = max(-1, min(USED_MAX, hard))
+
+    # windows turn
+
+    def _enter(self, now: float) -> Era:
+        """Enter the windows of `now` for every budget; returns the new era."""
+        key, cell = (np.zeros((2, 1 + max(self._file.names.values())), np.int32) for _ in range(2))
+        if self.rules is not None:
+            old = self.rules.era
+            key[:, : old.key.shape[1]], cell[:, : old.key.shape[1]] = old.key, old.cell
+        open_in = {zone: window.open_windows(zone, now) for zone in set(self._zones.values())}
+        for row, zone in self._zones.items():
+            for kind, new in enumerate((open_in[zone].day, open_in[zone].month)):
+                if key[kind, row] != new:
+                    if key[kind, row]:
+                        left = self._admitted[row] - self._mark[kind, row]
+                        self._used_in[kind, row, cell[kind, row]] = left
+                    entered = self._cell_for(kind, row, new)
+                    key[kind, row], cell[kind, row] = new, entered
+                    self._mark[kind, row] = self._admitted[row] - self._used_in[kind, row, entered]
+        start = max(windows.start for windows in open_in.values())
+        end = min(windows.end for windows in open_in.values())
+        return Era(key, cell, start, end)
+
+    def _cell_for(self, kind: int, row: int, key: int) -> int:
+        """Find or make the cell of a row's window `key`; returns its number."""
+        cells = self._cells(kind, row)
+        cell = self._find(kind, row, key)
+        if cell < 0:
+            # The one entered longest ago. Emptied before it is named anew, so that a kill in
+            # between leaves no window with another one's bytes.
+            cell = int(cells[:, ENTERED].argmin())
+            cells[cell, KEY] = 0
+            cells[cell, ENTERED:] = 0
+            cells[cell, KEY] = key
+            self._used_in[kind, row, cell] = 0
+        cells[cell, ENTERED] = 1 + cells[:, ENTERED].max()
+        return cell
+
+    def _find(self, kind: int, row: int, key: int) -> int:
+        keys = self._cells(kind, row)[:, KEY].tolist()
+        return keys.index(key) if key in keys else -1
+
+    # bytes go through
+
+    def register(self, share: Share) -> None:
+        """Note a push that the core has charged; must come before its commit or refund."""
+        rows, reserved = share.rows, share.reserved
+        with self._lock:
+            self._admitted[rows] += reserved
+            if share.era is not self._current().era:
+                self._move_late(share, opened=True)
+
+    def _move_late(self, share: Share, *, opened: bool) -> None:
+        """Settle a share against windows that turned since.
+
+        With `opened`, its bytes came on top of windows it does not belong to: their marks rise,
+        and its own record takes them. Otherwise they are given back: its own marks rise, or its
+        record falls.
+        """
+        rules = self._current()
+        now = rules.era
+        for row, n in zip(share.rows.tolist(), share.reserved.tolist(), strict=True):
+            for kind in (DAY, MONTH):
+                key = int(share.era.key[kind, row])
+                is_open = key == now.key[kind, row]
+                if is_open != opened:
+                    self._mark[kind, row] += n
+                cell = self._find(kind, row, key)
+                if not is_open and cell >= 0:
+                    self._used_in[kind, row, cell] += n if opened else -n
+            if row in self._zones:
+                self._write_rule(rules.rule[row], row)
+
+    def _is_current(self, share: Share) -> bool:
+        now, then, rows = self._current().era, share.era, share.rows
+        return now is then or bool((now.key[:, rows] == then.key[:, rows]).all())
+
+    def commit(self, share: Share, totals: Int64s) -> None:
+        """Upstream has taken a push: what was reserved is usage.
+
+        Args:
+            totals: int64 [k, TOTALS], what to add to each row's counters.
+        """
+        with self._lock:
+            self._book(share, totals, share.reserved)
+
+    def refund(self, share: Share, totals: Int64s) -> None:
+        """Upstream has not taken a push: nothing of it is usage."""
+        with self._lock:
+            if self._is_current(share):
+                self._admitted[share.rows] -= share.reserved
+                _core.add(self.used, share.rows, -share.reserved)
+            else:
+                self._move_late(share, opened=False)
+            self._book(share, totals, np.zeros_like(share.reserved))
+
+    def _book(self, share: Share, totals: Int64s, committed: Int64s) -> None:
+        """Add to the counters of all time and of the share's windows."""
+        self._changes += 1
+        rows = share.rows
+        self._rows[rows, :TOTALS] += totals
+        flat = self._rows.reshape(-1)
+        for kind, (at, width) in enumerate(KINDS):
+            cell = rows.astype(np.int64) * COLUMNS + at + share.era.cell[kind, rows] * width
+            # A window that was evicted meanwhile has another key now: its share is forgotten.
+            is_kept = flat[cell + KEY] == share.era.key[kind, rows]
+            flat[cell + COMMITTED] += committed * is_kept
+            if kind == DAY:
+                flat[cell[:, None] + DAY_COUNTS] += totals[:, :COUNTS] * is_kept[:, None]
+
+    # usage comes up
+
+    def usage(self, keys: Iterable[str], now: float) -> dict[str, Usage]:
+        """The committed usage of `keys` in their open windows, as of one moment."""
+        era = self.rules_at(now).era
+        with self._lock:
+            found = {}
+            for key in keys:
+                row = self._file.names.get(key)
+                if row is None or row >= era.key.shape[1] or not era.key[DAY, row]:
+                    continue
+                day = self._cells(DAY, row)[era.cell[DAY, row]].tolist()
+                month = self._cells(MONTH, row)[era.cell[MONTH, row]].tolist()
+                counts = self._rows[row, :TOTALS].tolist()
+                found[key] = Usage(day[COMMITTED], month[COMMITTED], counts, day[CELL_COUNTS:])
+            return found
+
+    def keys(self) -> list[str]:
+        """Every key that has a row, "" for the unbudgeted one among them."""
+        with self._lock:
+            return list(self._file.names)
+
+    def recorded(self, key: str) -> dict[str, int]:
+        """Committed bytes of `key` by window key, for every window that is kept."""
+        with self._lock:
+            row = self._file.names[key]
+            days, months = self._cells(DAY, row), self._cells(MONTH, row)
+            kept = {window.day_key(int(c[KEY])): int(c[COMMITTED]) for c in days if c[KEY]}
+            kept |= {window.month_key(int(c[KEY])): int(c[COMMITTED]) for c in months if c[KEY]}
+            return kept
+
+    def save(self) -> None:
+        """Write a snapshot, unless nothing was booked since the last one."""
+        with self._lock:
+            if self._changes == self._saved:
+                return
+            changes = self._changes
+            names = dict(self._file.names)
+            rows = self._rows[: 1 + max(names.values())].copy()
+        self._file.write_snapshot(names, rows)
+        self._saved = changes
+
+    def close(self) -> None:
+        """Write a snapshot and the file. The ledger must not be used afterwards."""
+        self.save()
+        self._file.close()

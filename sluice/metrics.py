@@ -1,0 +1,198 @@
+"""/metrics: the ledger's counters, read when somebody asks, and the process's own beside them.
+
+`namespace` is the budget's own, from its key; unbudgeted traffic has team="" and namespace="".
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import flask
+import prometheus_client as prom
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from sluice import api, errors, gate, ledger, usage
+from sluice.policy import Action
+
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+TEAM = ["team", "namespace"]
+OUTCOMES = ("forwarded", "sampled", "dropped", "refused")
+
+
+class Metrics:
+    """The metrics of one process, in a registry of their own.
+
+    Args:
+        door: whose ledger is read.
+        clock: epoch seconds.
+        status: reloads and clock steps.
+        inside: how many pushes are being handled.
+    """
+
+    def __init__(
+        self,
+        door: gate.Gate,
+        clock: Callable[[], float],
+        status: api.Status,
+        inside: Callable[[], int],
+    ) -> None:
+        self._registry = prom.CollectorRegistry()
+        prom.ProcessCollector(registry=self._registry)
+        self._registry.register(LedgerCollector(door, clock))
+        self._registry.register(StatusCollector(status, inside))
+        self._push = self._histogram("tco_push_duration_seconds", "Time to answer a push.")
+        self._upstream = self._histogram(
+            "tco_upstream_duration_seconds", "Time that upstream took to answer a push."
+        )
+        self._answers = self._counter(
+            "tco_upstream_responses", "Upstream's answers by status; none: no answer.", ["code"]
+        )
+        self._refused = self._counter(
+            "tco_requests_refused", "Requests that Sluice refused, by reason.", ["reason"]
+        )
+        self._broken = self._counter("tco_internal_errors", "Requests that met a defect.", [])
+
+    def _histogram(self, name: str, words: str) -> prom.Histogram:
+        return prom.Histogram(name, words, buckets=BUCKETS, registry=self._registry)
+
+    def _counter(self, name: str, words: str, labels: list[str]) -> prom.Counter:
+        return prom.Counter(name, words, labels, registry=self._registry)
+
+    @contextlib.contextmanager
+    def timed_push(self) -> Iterator[None]:
+        """Observe how long the block takes."""
+        with self._push.time():
+            yield
+
+    @contextlib.contextmanager
+    def timed_upstream(self) -> Iterator[None]:
+        """Observe how long the block takes."""
+        with self._upstream.time():
+            yield
+
+    def upstream_answered(self, code: str) -> None:
+        """Count an answer of upstream."""
+        self._answers.labels(code).inc()
+
+    def refused(self, error: errors.SluiceError) -> None:
+        """Count a request that was refused."""
+        self._refused.labels(type(error).__name__).inc()
+
+    def broken(self) -> None:
+        """Count a request that failed on a defect of ours."""
+        self._broken.inc()
+
+    def response(self) -> flask.Response:
+        """Flask's view: everything in Prometheus' text format."""
+        return flask.Response(
+            prom.generate_latest(self._registry), content_type=prom.CONTENT_TYPE_LATEST
+        )
+
+
+class LedgerCollector(Collector):
+    """Series of teams and applications."""
+
+    def __init__(self, door: gate.Gate, clock: Callable[[], float]) -> None:
+        self._gate, self._clock = door, clock
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        now = self._clock()
+        book = self._gate.ledger
+        if book.rules is None:
+            return
+        rows = usage.rows(book, now)
+        counts = [(row.budget.name, row.budget.namespace, row.usage.counts) for row in rows]
+        counts.append(("", "", book.usage([""], now)[""].counts))
+        yield from outcome_series(counts)
+        yield from action_series(counts)
+        yield from budget_series(rows)
+        apps = CounterMetricFamily(
+            "tco_app_bytes", "Bytes forwarded, by application.", labels=[*TEAM, "app"]
+        )
+        for (key, app), size in self._gate.apps.totals().items():
+            namespace, _, name = key.partition("/")
+            apps.add_metric([name, namespace, app], size)
+        yield apps
+
+
+Counts = list[tuple[str, str, list[int]]]
+
+
+def outcome_series(counts: Counts) -> Iterator[CounterMetricFamily]:
+    """What became of entries and their bytes."""
+    for name, offset in (("entries", 0), ("bytes", 1)):
+        family = CounterMetricFamily(
+            f"tco_log_{name}", f"Log {name} by what became of them.", labels=[*TEAM, "outcome"]
+        )
+        for team, namespace, values in counts:
+            for outcome in OUTCOMES:
+                value = values[ledger.OUTCOMES[outcome] + offset]
+                family.add_metric([team, namespace, outcome], value)
+        yield family
+    family = CounterMetricFamily(
+        "tco_upstream_rejected_bytes",
+        "Bytes forwarded in pushes that upstream answered 400, storing the valid part.",
+        labels=TEAM,
+    )
+    for team, namespace, values in counts:
+        family.add_metric([team, namespace], values[ledger.REJECTED])
+    yield family
+
+
+def action_series(counts: Counts) -> Iterator[CounterMetricFamily]:
+    """Decisions, and what a dry run would have decided."""
+    for name, words, at in (
+        ("tco_policy_engine_actions", "Entries by decision.", ledger.ACTIONS),
+        ("tco_dryrun_bytes", "Bytes by what an enforced budget would have done.", ledger.DRY),
+    ):
+        family = CounterMetricFamily(name, words, labels=[*TEAM, "action"])
+        for team, namespace, values in counts:
+            for action in Action:
+                family.add_metric([team, namespace, action.word], values[at + action])
+        yield family
+
+
+def budget_series(rows: list[usage.Row]) -> Iterator[GaugeMetricFamily]:
+    """Limits, and committed usage in the open windows."""
+    limits = GaugeMetricFamily(
+        "tco_budget_limit_bytes", "A budget's limit.", labels=[*TEAM, "window"]
+    )
+    used = GaugeMetricFamily(
+        "tco_budget_used_bytes", "Bytes forwarded in the open window.", labels=[*TEAM, "window"]
+    )
+    for row in rows:
+        own = row.budget
+        for name, limit, value in (
+            ("day", own.daily_limit, row.usage.day),
+            ("month", own.monthly_limit, row.usage.month),
+        ):
+            if limit is not None:
+                limits.add_metric([own.name, own.namespace, name], limit)
+            used.add_metric([own.name, own.namespace, name], value)
+    yield limits
+    yield used
+
+
+class StatusCollector(Collector):
+    """Series of the process's own state."""
+
+    def __init__(self, status: api.Status, inside: Callable[[], int]) -> None:
+        self._status, self._inside = status, inside
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        status = self._status
+        reloads = CounterMetricFamily(
+            "tco_budget_reloads", "Changes of the budgets read, by result.", labels=["result"]
+        )
+        for result, value in status.reloads.items():
+            reloads.add_metric([result], value)
+        yield reloads
+        yield GaugeMetricFamily(
+            "tco_budget_problems", "Budgets that are refused now.", len(status.problems)
+        )
+        yield CounterMetricFamily(
+            "tco_clock_steps", "Jumps of the wall clock by over a minute.", status.clock_steps
+        )
+        yield GaugeMetricFamily(
+            "tco_pushes_in_flight", "Pushes being handled now.", self._inside()
+        )

@@ -1,0 +1,237 @@
+"""Settings: a flag, or SLUICE_ and its name in the environment. Sole reader of both.
+
+One frozen dataclass per process; what is not here is not a setting.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from sluice import budget, errors, table
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+MIB = 2**20
+# Threads that are kept from pushes, so that probes and metrics are answered.
+SPARE_THREADS = 2
+
+
+def default_state_dir() -> Path:
+    """$XDG_STATE_HOME/sluice, else ~/.local/state/sluice."""
+    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser() / "sluice"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen; `str()` gives it as a URL's authority."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The settings of `sluice run`."""
+
+    budgets: Path
+    upstream: str
+    listen: Address
+    state_dir: Path
+    upstream_timeout: float
+    upstream_ca: Path | None
+    upstream_header: tuple[tuple[str, str], ...]
+    threads: int
+    max_in_flight: int
+    max_body: int
+    max_decoded: int
+    max_decoded_total: int
+    namespace_label: tuple[str, ...]
+    unbudgeted: str
+    log_format: str
+    log_level: str
+
+    @classmethod
+    def from_flags(cls, flags: dict[str, Any]) -> "Run":
+        """What click parsed, with the defaults that hang on other settings filled in."""
+        flags["max_in_flight"] = flags["max_in_flight"] or flags["threads"] - SPARE_THREADS
+        if flags["max_in_flight"] > flags["threads"]:
+            raise click.UsageError(
+                f"--max-in-flight {flags['max_in_flight']} exceeds --threads {flags['threads']}"
+            )
+        flags["state_dir"] = flags["state_dir"] or default_state_dir()
+        flags["namespace_label"] = flags["namespace_label"] or table.NAMESPACE_LABELS
+        return cls(**{own.name: flags[own.name] for own in fields(cls)})
+
+
+class AddressType(click.ParamType):
+    """HOST:PORT, or [HOST]:PORT."""
+
+    name = "HOST:PORT"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Address:
+        """Click's hook."""
+        if isinstance(value, Address):
+            return value
+        host, colon, port = value.rpartition(":")
+        if not (colon and port.isdigit() and int(port) < 65_536):
+            self.fail(f"{value!r} is not HOST:PORT with a port from 0 to 65535", param, ctx)
+        return Address(host.strip("[]") or "0.0.0.0", int(port))
+
+
+class BytesType(click.ParamType):
+    """A number of bytes: 8388608 or 8Mi."""
+
+    name = "BYTES"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        """Click's hook."""
+        try:
+            number = budget.parse_quantity(
+                int(value) if str(value).isdigit() else value, "number of bytes"
+            )
+        except errors.BadBudget as error:
+            self.fail(error.message, param, ctx)
+        if number < 1:
+            self.fail(f"{value!r} is below 1", param, ctx)
+        return number
+
+
+class HeaderType(click.ParamType):
+    """NAME=VALUE; in the environment one a line."""
+
+    name = "NAME=VALUE"
+    envvar_list_splitter = "\n"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, str]:
+        """Click's hook."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = value.partition("=")
+        if not (equals and name.strip()) or not (name + text).isprintable():
+            self.fail(f"{value!r} is not NAME=VALUE", param, ctx)
+        return name.strip(), text
+
+
+def option(flag: str, **more: Any) -> Callable[[Command], Command]:
+    """A flag that the environment can give too."""
+    variable = "SLUICE_" + flag.lstrip("-").replace("-", "_").upper()
+    more.setdefault("show_default", True)
+    return click.option(flag, envvar=variable, show_envvar=True, **more)
+
+
+RUN_OPTIONS = (
+    option(
+        "--budgets",
+        required=True,
+        type=click.Path(path_type=Path),
+        help="TeamBudget YAML: a file, or a directory of them. Read again when it changes.",
+    ),
+    option("--upstream", required=True, metavar="URL", help="Loki, or what takes its pushes."),
+)
+
+AGENT_OPTIONS = (
+    option(
+        "--listen", type=AddressType(), default="127.0.0.1:8080", help="Pushes, API and metrics."
+    ),
+    option(
+        "--state-dir",
+        type=click.Path(path_type=Path),
+        help="Where usage is kept.  [default: $XDG_STATE_HOME/sluice or ~/.local/state/sluice]",
+    ),
+    option(
+        "--upstream-timeout",
+        type=click.FloatRange(0.1, 600),
+        default=8.0,
+        help="Seconds for a whole exchange; shippers give up after 10.",
+    ),
+    option(
+        "--upstream-ca",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Certificates to trust instead of the system's.",
+    ),
+    option(
+        "--upstream-header",
+        type=HeaderType(),
+        multiple=True,
+        help="Sent with every push instead of the shipper's of that name. Repeatable.",
+    ),
+    option(
+        "--threads", type=click.IntRange(3, 1024), default=16, help="Requests at work at a time."
+    ),
+    option(
+        "--max-in-flight",
+        type=click.IntRange(1, 1024),
+        help="Pushes at work at a time; the next is answered 503.  [default: threads - 2]",
+    ),
+    option("--max-body", type=BytesType(), default=8 * MIB, help="Bytes of a push as received."),
+    option("--max-decoded", type=BytesType(), default=32 * MIB, help="Bytes of a push decoded."),
+    option(
+        "--max-decoded-total",
+        type=BytesType(),
+        default=128 * MIB,
+        help="Bytes that all pushes being decoded may take.",
+    ),
+    option(
+        "--namespace-label",
+        multiple=True,
+        help="The label that names a stream's namespace; repeatable, first present wins."
+        "  [default: namespace, k8s_namespace_name, kubernetes_namespace_name]",
+    ),
+    option(
+        "--unbudgeted",
+        type=click.Choice(["allow", "drop"]),
+        default="allow",
+        help="What happens to streams that no budget governs.",
+    ),
+    option("--log-format", type=click.Choice(["text", "json"]), default="text", help="Log lines."),
+    option(
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning", "error"]),
+        default="info",
+        help="The least important lines to log.",
+    ),
+)
+
+
+def with_options(*groups: tuple[Any, ...]) -> Callable[[Command], Command]:
+    """Give a command these options, in this order in its --help."""
+
+    def decorate(command: Command) -> Command:
+        for add in reversed([add for group in groups for add in group]):
+            command = add(command)
+        return command
+
+    return decorate
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """The settings of `sluice demo`."""
+
+    listen: Address
+    state_dir: Path | None
+    seconds: float
+
+    @classmethod
+    def from_flags(cls, flags: dict[str, Any]) -> "Demo":
+        """What click parsed."""
+        return cls(**flags)
+
+
+DEMO_OPTIONS = (
+    option("--listen", type=AddressType(), default="127.0.0.1:8080", help="Where it serves."),
+    option(
+        "--state-dir",
+        type=click.Path(path_type=Path),
+        help="Where usage is kept.  [default: a folder that goes away with the demo]",
+    ),
+    option("--seconds", type=click.FloatRange(0), default=0.0, help="End after so long; 0: never."),
+)

@@ -1,0 +1,141 @@
+"""Usage comes up: counters -> rows for the API and the metrics. Pure but for the app counters.
+
+A team's `action` is what an entry of its mean size would get now; usage stops short of the
+limit by less than a line, so nothing may hang on a percentage of 100.
+"""
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sluice import budget, ledger, policy, window
+
+APPS_PER_TEAM = 50
+APPS = 10_000
+OTHER = "other"
+
+
+class Apps:
+    """Bytes forwarded by (team, application): who ate it. In memory, since the process began.
+
+    At most APPS_PER_TEAM applications of a team and APPS in all have a number of their own;
+    the rest of a team counts as OTHER.
+
+    Threads: any number.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._numbers: dict[tuple[str, str], int] = {}
+        self._per_team: dict[str, int] = {}
+        self._bytes: npt.NDArray[np.int64] = np.zeros(256, np.int64)
+
+    def number(self, team: str, app: str) -> int:
+        """The number of a team's application; `team` is a budget's key, or ""."""
+        with self._lock:
+            found = self._numbers.get((team, app))
+            if found is not None:
+                return found
+            if self._per_team.get(team, 0) >= APPS_PER_TEAM or len(self._numbers) >= APPS:
+                app = OTHER
+                found = self._numbers.get((team, app))
+                if found is not None:
+                    return found
+            number = len(self._numbers)
+            if number == len(self._bytes):
+                self._bytes = np.concatenate([self._bytes, np.zeros_like(self._bytes)])
+            self._numbers[team, app] = number
+            self._per_team[team] = self._per_team.get(team, 0) + 1
+            return number
+
+    def add(self, numbers: npt.NDArray[np.int32], sizes: npt.NDArray[np.int64]) -> None:
+        """Count sizes[i] bytes for application numbers[i]; numbers may repeat."""
+        with self._lock:
+            np.add.at(self._bytes, numbers, sizes)
+
+    def totals(self) -> dict[tuple[str, str], int]:
+        """Bytes by (team, application)."""
+        with self._lock:
+            return {key: int(self._bytes[number]) for key, number in self._numbers.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What the API says of a team; field names are its JSON's, see as_json()."""
+
+    budget: budget.Budget
+    usage: ledger.Usage
+    windows: window.Windows
+    now: float
+
+    @property
+    def action(self) -> policy.Action:
+        """What an entry of the open day's mean size would get now."""
+        entries, size = self.usage.today[ledger.RECEIVED : ledger.RECEIVED + 2]
+        mean = max(1, size // entries) if entries else 1
+        own = self.budget
+        found = policy.evaluate_usage_stateless(own.name, own.daily_limit, self.usage.day, mean)
+        if own.monthly_limit is None:
+            return found
+        return max(
+            found,
+            policy.evaluate_usage_stateless(own.name, own.monthly_limit, self.usage.month, mean),
+        )
+
+    @property
+    def percent(self) -> float:
+        """Usage of the tighter window, rounded down to a tenth of a percent."""
+        shares = [tenths(self.usage.day, self.budget.daily_limit)]
+        if self.budget.monthly_limit is not None:
+            shares.append(tenths(self.usage.month, self.budget.monthly_limit))
+        return max(shares) / 10
+
+    def as_json(self) -> dict[str, object]:
+        """The TEAM of the REST API."""
+        own = self.budget
+        return {
+            "name": own.name,
+            "namespace": own.namespace,
+            "namespaces": list(own.namespaces or (own.namespace,)),
+            "timeZone": own.time_zone,
+            "enforcement": "DryRun" if own.dry_run else "Enforce",
+            "dailyLimit": own.daily_limit,
+            "monthlyLimit": own.monthly_limit,
+            "currentUsage": self.usage.day,
+            "monthlyUsage": self.usage.month,
+            "percent": self.percent,
+            "action": self.action.word,
+            "dayEnds": window.iso(self.windows.end),
+            "monthEnds": window.iso(self.windows.month_end),
+            "lastUpdated": window.iso(self.now),
+            "counts": counts(self.usage.counts),
+        }
+
+
+def tenths(used: int, limit: int) -> int:
+    """`used` as tenths of a percent of `limit`; a limit of 0 is 0 while unused, else 100 %."""
+    if limit == 0:
+        return 1000 if used else 0
+    return used * 1000 // limit
+
+
+def counts(values: list[int]) -> dict[str, dict[str, int]]:
+    """Outcome counters as {"received": {"entries": ..., "bytes": ...}, ...}."""
+    return {
+        name: {"entries": values[at], "bytes": values[at + 1]}
+        for name, at in ledger.OUTCOMES.items()
+    }
+
+
+def rows(book: ledger.Ledger, now: float) -> list[Row]:
+    """Every budget's row, in the table's order."""
+    budgets = book.rules_at(now).table.budgets
+    found = book.usage([own.key for own in budgets], now)
+    open_in = {own.time_zone: window.open_windows(own.time_zone, now) for own in budgets}
+    return [
+        Row(own, found[own.key], open_in[own.time_zone], now)
+        for own in budgets
+        if own.key in found
+    ]

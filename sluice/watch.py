@@ -1,0 +1,281 @@
+"""Budgets in files: read whole, then watched by asking again. Reads the file system.
+
+Rule 1: the unit is the document. A refused one leaves the last good version of its key in
+force, and the rest apply.
+Rule 2: nothing that goes wrong with a file takes a budget away; only a document that is gone
+does, or a file that is gone from its directory.
+Rule 3: a key belongs to the first document that names it, in the order of file names, then
+of documents, be that document good or bad: which of two governs must not change with a typo.
+"""
+
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sluice import budget, errors, manifest
+
+FILE_MAX = 16 * 2**20
+SUFFIXES = (".yaml", ".yml")
+
+# A file written within the last step of the file system's clock may be written again without
+# a change to its times. Two seconds, FAT's step, is the longest in use.
+CLOCK_STEP_NS = 2_000_000_000
+
+Signature = tuple[int, int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something in a file that is not in force, and where.
+
+    `index` and `line` are those of manifest.Document, None when the whole file is meant.
+    """
+
+    file: str
+    index: int | None
+    line: int | None
+    key: str | None
+    message: str
+
+    def __str__(self) -> str:
+        where = self.file if self.line is None else f"{self.file}:{self.line}"
+        return ": ".join(part for part in (where, self.key, self.message) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the files say now: the budgets in force and what is wrong.
+
+    `changed` says whether either differs from the reading before.
+    """
+
+    budgets: tuple[budget.Budget, ...]
+    problems: tuple[Problem, ...]
+    changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What is known of one file.
+
+    `signature` is None when the content has to be looked at again whatever the file's times
+    say. `failure` is set when `documents` could not be read: what was read before holds.
+    """
+
+    signature: Signature | None = None
+    digest: bytes = b""
+    documents: tuple[manifest.Document, ...] = ()
+    failure: Problem | None = None
+    emptied: bool = False
+
+
+class BudgetFiles:
+    """The budgets in a file, or in the *.yaml and *.yml of a directory.
+
+    Threads: one at a time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._files: dict[Path, _File] = {}
+        self._held: dict[Path, dict[str, budget.Budget]] = {}
+        self._reading: Reading | None = None
+
+    def read(self, first: bool = False) -> Reading:
+        """Read what has changed. Cheap when nothing has.
+
+        Args:
+            first: nothing is in force yet, so that there is nothing to fall back on.
+
+        Raises:
+            BadBudget: only if `first`: a file cannot be read, or holds no YAML, or there is
+                no valid budget at all.
+        """
+        try:
+            paths = manifest_files(self.path)
+        except OSError as error:
+            problem = Problem(printable(self.path), None, None, None, reason(error))
+            if first:
+                raise errors.BadBudget(str(problem)) from None
+            return self._publish(dict(self._held), [problem])
+        files = {path: _look(path, self._files.get(path, _File())) for path in paths}
+        failures = [file.failure for file in files.values() if file.failure]
+        if first and failures:
+            raise errors.BadBudget(str(failures[0]))
+        held, problems = self._merge(files)
+        if first and not any(held.values()):
+            reason = str(problems[0]) if problems else "no document in it"
+            raise errors.BadBudget(f"{printable(self.path)}: no valid budget: {reason}")
+        self._files = files
+        return self._publish(held, problems)
+
+    def _publish(
+        self, held: dict[Path, dict[str, budget.Budget]], problems: list[Problem]
+    ) -> Reading:
+        budgets = tuple(own for by_key in held.values() for own in by_key.values())
+        before = self._reading
+        changed = before is None or (budgets, tuple(problems)) != (before.budgets, before.problems)
+        self._held = held
+        self._reading = Reading(budgets, tuple(problems), changed)
+        return self._reading
+
+    def _merge(
+        self, files: Mapping[Path, _File]
+    ) -> tuple[dict[Path, dict[str, budget.Budget]], list[Problem]]:
+        """The budgets in force by file, in order, and what is wrong."""
+        in_force = {key: own for by_key in self._held.values() for key, own in by_key.items()}
+        held: dict[Path, dict[str, budget.Budget]] = {}
+        problems: list[Problem] = []
+        claims: dict[str, str] = {}
+        for path, file in files.items():
+            name, own = printable(path), held.setdefault(path, {})
+            if file.failure is not None:
+                problems.append(file.failure)
+                for key, last in self._held.get(path, {}).items():
+                    if claims.setdefault(key, name) is name:
+                        own[key] = last
+                continue
+            for document in file.documents:
+                second = document.key in claims
+                problem = complaint(name, document, claims)
+                if problem is not None:
+                    problems.append(problem)
+                good = document.budget or in_force.get(document.key or "")
+                if good is not None and not second:
+                    own[good.key] = good
+        return held, problems
+
+
+def manifest_files(path: Path) -> list[Path]:
+    """The files that `path` stands for: itself, or a directory's *.yaml and *.yml by name.
+
+    Raises:
+        OSError: there is no such thing, or the directory cannot be listed.
+    """
+    if not stat.S_ISDIR(path.stat().st_mode):
+        return [path]
+    return sorted(
+        entry
+        for entry in path.iterdir()
+        if entry.suffix in SUFFIXES and not entry.name.startswith(".") and not _is_directory(entry)
+    )
+
+
+def read_file(path: Path) -> list[manifest.Document]:
+    """Read all documents of one file.
+
+    Raises:
+        BadBudget: it cannot be read, is too large, or is not YAML.
+    """
+    return _parse(_fetch(path)[1])
+
+
+def complaint(
+    file: str, document: manifest.Document, claims: dict[str, str]
+) -> Problem | None:
+    """Say why a document is refused, None if it is not; claims its key for it.
+
+    Args:
+        claims: where each key was first named.
+    """
+    message, key = document.error, document.key
+    if key is not None and key in claims:
+        message = f"second document of this key, the first is {claims[key]}"
+    elif key is not None:
+        claims[key] = f"{file}:{document.line}"
+    if message is None:
+        return None
+    return Problem(file, document.index, document.line, key, message)
+
+
+def printable(path: Path) -> str:
+    """A path for people to read: on one line, whatever bytes it is made of."""
+    text = str(path)
+    return text if text.isprintable() else ascii(text)
+
+
+def _look(path: Path, old: _File) -> _File:
+    """Read a file again if it may have changed."""
+    try:
+        signature, content = _fetch(path, old.signature)
+        if signature is not None and signature == old.signature:
+            return old
+        digest = hashlib.blake2b(content).digest()
+        if digest == old.digest:
+            return replace(old, signature=signature)
+    except errors.BadBudget as error:
+        return _failed(path, old, error)
+    try:
+        documents = tuple(_parse(content))
+    except errors.BadBudget as error:
+        return replace(_failed(path, old, error), signature=signature, digest=digest)
+    if not documents and old.documents and not old.emptied:
+        # A file that is written in place is empty for a moment.
+        error = errors.BadBudget("no document in it; its budgets go if it stays so")
+        return replace(_failed(path, old, error), emptied=True)
+    return _File(signature, digest, documents)
+
+
+def _failed(path: Path, old: _File, error: errors.BadBudget) -> _File:
+    problem = Problem(printable(path), None, None, None, error.message)
+    return replace(old, signature=None, digest=b"", failure=problem)
+
+
+def _fetch(path: Path, known: Signature | None = None) -> tuple[Signature | None, bytes]:
+    """A file's signature and content; no content if the signature is the `known` one.
+
+    The signature is None while it may still stand for another content a moment later.
+    """
+    try:
+        # Without O_NONBLOCK a pipe would keep us waiting for somebody to write into it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise errors.BadBudget("not a regular file")
+            signature = (
+                found.st_dev,
+                found.st_ino,
+                found.st_size,
+                found.st_mtime_ns,
+                found.st_ctime_ns,
+            )
+            if signature == known:
+                return signature, b""
+            now = time.time_ns()
+            # One byte more than may be, lest a file that grows meanwhile be cut short unseen.
+            content = file.read(FILE_MAX + 1)
+    except OSError as error:
+        raise errors.BadBudget(reason(error)) from None
+    size = max(found.st_size, len(content))
+    if size > FILE_MAX:
+        raise errors.BadBudget(f"{size} bytes, more than {FILE_MAX}")
+    settled = now - max(found.st_mtime_ns, found.st_ctime_ns) > CLOCK_STEP_NS
+    return signature if settled else None, content
+
+
+def reason(error: OSError) -> str:
+    """What the system said, without the path, which stands before it."""
+    return error.strerror or str(error)
+
+
+def _parse(content: bytes) -> list[manifest.Document]:
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise errors.BadBudget(
+            f"line {line}: byte 0x{content[error.start]:02x} is not UTF-8"
+        ) from None
+    return manifest.read_documents(text)
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except OSError:
+        return False

@@ -1,0 +1,524 @@
+"""Real processes for tests: Sluice itself, an upstream that misbehaves on demand, and Loki.
+
+Each one runs on loopback ports of its own, writes its output to a file, and shows the end of it
+when it does not come up. Waiting is for a condition with a deadline, never for a time.
+"""
+
+import base64
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import urllib3
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from shippers import PUSH_PATH, Entry, Push
+
+TESTS = Path(__file__).parent
+READY_S = 60.0
+STOP_S = 15.0
+# Loki's own largest page.
+PAGE = 5000
+
+handed_out: set[int] = set()
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on, and that no earlier call gave away."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port not in handed_out:
+            handed_out.add(port)
+            return port
+
+
+def wait_until(holds: Callable[[], Any], what: str, timeout_s: float = 20.0) -> Any:
+    """Return the first true value of `holds()`; AssertionError when there is none in time."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = holds()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not in {timeout_s:g} s: {what}")
+        time.sleep(0.02)
+
+
+class Reply(NamedTuple):
+    """An HTTP answer."""
+
+    status: int
+    text: str
+    headers: Mapping[str, str]
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+
+class Server:
+    """A server process of a test, and a client for it."""
+
+    name = "server"
+    ready_path = "/ready"
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.log = folder / f"{self.name}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+        self.http = urllib3.PoolManager(maxsize=32, retries=False, timeout=30)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def environment(self) -> dict[str, str]:
+        return dict(os.environ)
+
+    def launch(self) -> None:
+        """Start the process and return at once."""
+        assert self.process is None, f"{self.name} runs already"
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(
+                self.command(),
+                env=self.environment(),
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                # A group of its own: a test kills it whole, and Ctrl-C reaches pytest only.
+                start_new_session=True,
+            )
+
+    def start(self, ready_s: float = READY_S) -> "Server":
+        """Start the process and wait until it answers its readiness probe with 200."""
+        self.launch()
+        try:
+            wait_until(self.is_ready, f"{self.name} is ready", ready_s)
+        except AssertionError as error:
+            self.kill()
+            raise AssertionError(f"{error}\n{self.tail()}") from None
+        return self
+
+    def is_ready(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError(f"{self.name} ended with exit code {self.process.returncode}")
+        with contextlib.suppress(urllib3.exceptions.HTTPError):
+            return self.get(self.ready_path, timeout=2).status == 200
+        return False
+
+    def tail(self, lines: int = 30) -> str:
+        """The end of what the process wrote."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def wait(self, timeout_s: float = STOP_S) -> int:
+        """Wait for the end of the process and return its exit code."""
+        assert self.process is not None
+        try:
+            code = self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            tail = self.tail()
+            self.kill()
+            raise AssertionError(f"{self.name} did not end in {timeout_s:g} s\n{tail}") from None
+        self.process = None
+        self.http.clear()
+        return code
+
+    def stop(self, timeout_s: float = STOP_S) -> int:
+        """Ask the process to end (SIGTERM) and return its exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait(timeout_s)
+
+    def kill(self) -> None:
+        """End the whole process group at once, whatever state it is in."""
+        if self.process is None:
+            return
+        family = self.family()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        psutil.wait_procs(family, timeout=STOP_S)
+        self.process = None
+        self.http.clear()
+
+    def family(self) -> list[psutil.Process]:
+        """The process and all its descendants."""
+        assert self.process is not None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            head = psutil.Process(self.process.pid)
+            return [head, *head.children(recursive=True)]
+        return []
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout: float = 30,
+        **more: Any,
+    ) -> Reply:
+        answer = self.http.request(
+            method, self.url + path, body=body, headers=headers, timeout=timeout, **more
+        )
+        return Reply(answer.status, answer.data.decode(errors="replace"), answer.headers)
+
+    def get(self, path: str, **more: Any) -> Reply:
+        return self.request("GET", path, **more)
+
+    def push(
+        self,
+        body: bytes,
+        headers: Mapping[str, str],
+        tenant: str | None = None,
+        path: str = PUSH_PATH,
+        *,
+        timeout: float = 30,
+    ) -> Reply:
+        """Push a body as a shipper does; the tenant goes into its header."""
+        tenant_header = {"X-Scope-OrgID": tenant} if tenant is not None else {}
+        return self.request("POST", path, body, {**headers, **tenant_header}, timeout=timeout)
+
+    def send(self, push: Push, tenant: str | None = None, *, timeout: float = 30) -> Reply:
+        return self.push(push.body, push.headers, tenant, push.path, timeout=timeout)
+
+    def metrics(self) -> list[Any]:
+        """All samples of /metrics, with `name`, `labels` and `value`."""
+        families = text_string_to_metric_families(self.get("/metrics").text)
+        return [sample for family in families for sample in family.samples]
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the samples of this name that carry these labels; 0 if there are none."""
+        return sum(
+            sample.value
+            for sample in self.metrics()
+            if sample.name == name
+            and all(sample.labels.get(label) == value for label, value in labels.items())
+        )
+
+
+class Sluice(Server):
+    """`sluice run` as a user runs it; may be started again on the same ports and state."""
+
+    name = "sluice"
+
+    def __init__(
+        self,
+        folder: Path,
+        budgets: Path,
+        upstream: str,
+        *,
+        state_dir: Path | None = None,
+        args: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(folder)
+        self.budgets = budgets
+        self.upstream = upstream
+        self.state_dir = state_dir or folder / "state"
+        self.args = list(args)
+        self.env = dict(env or {})
+        self.port = free_port()
+        self.dashboard_port = free_port()
+
+    def command(self) -> list[str]:
+        return [
+            *(sys.executable, "-m", "sluice", "run"),
+            *("--budgets", str(self.budgets)),
+            *("--upstream", self.upstream),
+            *("--listen", f"127.0.0.1:{self.port}"),
+            *("--dashboard-listen", f"127.0.0.1:{self.dashboard_port}"),
+            *("--state-dir", str(self.state_dir)),
+            *self.args,
+        ]
+
+    def environment(self) -> dict[str, str]:
+        # The settings of whoever runs the tests are not the tests'.
+        theirs = {n: v for n, v in os.environ.items() if not n.startswith("SLUICE_")}
+        return {**theirs, **self.env}
+
+    def start(self, ready_s: float = READY_S) -> "Sluice":
+        super().start(ready_s)
+        return self
+
+    def teams(self) -> dict[str, Any]:
+        """The teams of /api/teams by name."""
+        return {team["name"]: team for team in self.get("/api/teams").json["teams"]}
+
+    def counts(self, team: str) -> dict[str, Any]:
+        counts: dict[str, Any] = self.teams()[team]["counts"]
+        return counts
+
+    def worker(self) -> psutil.Process:
+        """The worker process, of which there is one."""
+        workers = [p for p in self.family()[1:] if "resource_tracker" not in " ".join(p.cmdline())]
+        assert len(workers) == 1, workers
+        return workers[0]
+
+    def kill_one(self, who: str) -> None:
+        """Kill the `supervisor`, the `worker` or the whole `group`, and wait until all are gone."""
+        assert self.process is not None
+        if who == "worker":
+            self.worker().kill()
+        elif who == "supervisor":
+            family = self.family()
+            self.process.kill()
+            self.process.wait()
+            # The worker is to follow by itself.
+            _, alive = psutil.wait_procs(family, timeout=STOP_S)
+            assert not alive, f"outlived the supervisor: {alive}"
+        self.kill()
+
+
+class Upstream(Server):
+    """tests/upstream.py in another process."""
+
+    name = "upstream"
+
+    def __init__(self, folder: Path, *, record: bool = False) -> None:
+        super().__init__(folder)
+        self.port = free_port()
+        self.record = folder / "record" if record else None
+
+    def command(self) -> list[str]:
+        record = ["--record", str(self.record)] if self.record else []
+        return [sys.executable, str(TESTS / "upstream.py"), "--port", str(self.port), *record]
+
+    def environment(self) -> dict[str, str]:
+        # Not measured: it is no part of Sluice, and slower if it is.
+        return {n: v for n, v in os.environ.items() if not n.startswith("COVERAGE_PROCESS")}
+
+    def start(self, ready_s: float = READY_S) -> "Upstream":
+        super().start(ready_s)
+        return self
+
+    def control(self, mode: str | None = None, **more: Any) -> None:
+        """Change the behaviour; upstream.py lists the modes."""
+        order = more if mode is None else {"mode": mode, **more}
+        reply = self.request("POST", "/control", json.dumps(order).encode())
+        assert reply.status == 204, reply
+
+    def received(self, **wanted: str) -> list[dict[str, Any]]:
+        """What arrived, in order; `body` as bytes. Narrowed by `tenant` and `path`."""
+        pushes: list[dict[str, Any]] = self.get("/received", fields=wanted).json
+        return [{**push, "body": base64.b64decode(push["body"])} for push in pushes]
+
+    def count(self) -> dict[str, int]:
+        counts: dict[str, int] = self.get("/count").json
+        return counts
+
+    def acknowledged(self) -> list[dict[str, Any]]:
+        """The record of acknowledged pushes: entries and billed bytes by namespace."""
+        assert self.record is not None
+        file = self.record / "acknowledged.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+class Line(NamedTuple):
+    """An entry read back from Loki."""
+
+    labels: dict[str, str]
+    ts_ns: int
+    line: str
+    metadata: dict[str, str]
+
+    @property
+    def billed(self) -> int:
+        return Entry(self.ts_ns, self.line, self.metadata).billed
+
+
+class Loki(Server):
+    """The real Loki: one process, tenants apart, nothing limited that a budget could be about."""
+
+    name = "loki"
+
+    def __init__(self, folder: Path, binary: Path) -> None:
+        super().__init__(folder)
+        self.binary = binary
+        self.port = free_port()
+        self.config = folder / "loki.yaml"
+        self.config.write_text(yaml.safe_dump(loki_config(folder, self.port, free_port())))
+
+    def command(self) -> list[str]:
+        return [str(self.binary), f"-config.file={self.config}", "-target=all"]
+
+    def start(self, ready_s: float = 120) -> "Loki":
+        super().start(ready_s)
+        return self
+
+    def received_bytes(self, tenant: str) -> int:
+        """What Loki bills this tenant for, so far."""
+        return self.sum_of("loki_distributor_bytes_received_total", tenant)
+
+    def received_lines(self, tenant: str) -> int:
+        return self.sum_of("loki_distributor_lines_received_total", tenant)
+
+    def sum_of(self, name: str, tenant: str) -> int:
+        # Loki has thousands of series: no time to parse them all.
+        row = re.compile(rf"^{name}{{(.*)}} (\S+)$", re.M)
+        rows = row.findall(self.get("/metrics").text)
+        return sum(int(float(value)) for labels, value in rows if f'tenant="{tenant}"' in labels)
+
+    def query(
+        self,
+        logql: str,
+        tenant: str,
+        start_ns: int | None = None,
+        end_ns: int | None = None,
+        limit: int | None = None,
+    ) -> list[Line]:
+        """Everything that matches, oldest first; by default of the last hour and the next."""
+        start_ns = time.time_ns() - 3600 * 10**9 if start_ns is None else start_ns
+        end_ns = time.time_ns() + 3600 * 10**9 if end_ns is None else end_ns
+        found: list[Line] = []
+        last: set[str] = set()
+        while limit is None or len(found) < limit:
+            page = self.page(logql, tenant, start_ns, end_ns)
+            fresh = [line for line in page if repr(line) not in last]
+            found += fresh
+            if len(page) < PAGE:
+                break
+            # The next page begins at the last timestamp of this one: others may share it.
+            assert fresh, f"more than {PAGE} entries at {start_ns}"
+            start_ns = page[-1].ts_ns
+            last = {repr(line) for line in page if line.ts_ns == start_ns}
+        return found[:limit]
+
+    def page(self, logql: str, tenant: str, start_ns: int, end_ns: int) -> list[Line]:
+        reply = self.get(
+            "/loki/api/v1/query_range",
+            # Metadata apart from labels.
+            headers={
+                "X-Scope-OrgID": tenant,
+                "X-Loki-Response-Encoding-Flags": "categorize-labels",
+            },
+            fields={
+                "query": logql,
+                "start": str(start_ns),
+                "end": str(end_ns),
+                "limit": str(PAGE),
+                "direction": "forward",
+            },
+        )
+        assert reply.status == 200, reply.text
+        lines = [
+            Line(stream["stream"], int(value[0]), value[1], value[2].get("structuredMetadata", {}))
+            for stream in reply.json["data"]["result"]
+            for value in stream["values"]
+        ]
+        return sorted(lines, key=lambda line: line.ts_ns)
+
+
+def loki_config(folder: Path, http: int, grpc: int) -> dict[str, Any]:
+    """The settings of a Loki that lives as long as a test run."""
+    data = folder / "data"
+    return {
+        "auth_enabled": True,
+        "analytics": {"reporting_enabled": False},
+        "server": {
+            "http_listen_address": "127.0.0.1",
+            "http_listen_port": http,
+            "grpc_listen_address": "127.0.0.1",
+            "grpc_listen_port": grpc,
+            "grpc_server_max_recv_msg_size": 64 << 20,
+            "grpc_server_max_send_msg_size": 64 << 20,
+            "log_level": "warn",
+        },
+        "common": {
+            "instance_addr": "127.0.0.1",
+            "path_prefix": str(data),
+            "replication_factor": 1,
+            "ring": {"kvstore": {"store": "inmemory"}, "instance_addr": "127.0.0.1"},
+            "storage": {
+                "filesystem": {
+                    "chunks_directory": str(data / "chunks"),
+                    "rules_directory": str(data / "rules"),
+                }
+            },
+        },
+        "schema_config": {
+            "configs": [
+                {
+                    "from": "2020-01-01",
+                    "store": "tsdb",
+                    "object_store": "filesystem",
+                    "schema": "v13",
+                    "index": {"prefix": "index_", "period": "24h"},
+                }
+            ]
+        },
+        # Ready at once: there is no other ingester to wait for.
+        "ingester": {"lifecycler": {"min_ready_duration": "0s", "final_sleep": "0s"}},
+        "ingester_client": {"grpc_client_config": {"max_send_msg_size": 64 << 20}},
+        "limits_config": {
+            "allow_structured_metadata": True,
+            "reject_old_samples": False,
+            "ingestion_rate_mb": 10_000,
+            "ingestion_burst_size_mb": 10_000,
+            "per_stream_rate_limit": "10GB",
+            "per_stream_rate_limit_burst": "10GB",
+            "max_global_streams_per_user": 0,
+            "max_entries_limit_per_query": PAGE,
+            "max_query_series": 100_000,
+        },
+    }
+
+
+def budget(
+    name: str,
+    daily_limit: int | str,
+    *,
+    namespace: str | None = None,
+    **spec: Any,
+) -> dict[str, Any]:
+    """A TeamBudget manifest; its namespace is its name unless another is given."""
+    return {
+        "apiVersion": "tco.io/v1",
+        "kind": "TeamBudget",
+        "metadata": {"name": name, "namespace": namespace or name},
+        "spec": {"dailyLimit": daily_limit, **spec},
+    }
+
+
+def write_budgets(path: Path, budgets: Sequence[Mapping[str, Any]]) -> Path:
+    """Write the manifests to `path` by rename, as a careful operator does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(yaml.safe_dump_all(budgets))
+    part.rename(path)
+    return path
+
+
+@contextlib.contextmanager
+def running(*servers: Server) -> Iterator[None]:
+    """Start the servers in turn; whatever still runs at the end is killed."""
+    try:
+        for server in servers:
+            server.start()
+        yield
+    finally:
+        for server in reversed(servers):
+            server.kill()
