@@ -194,9 +194,11 @@ def judge(
     if team.shape[0] != streams:
         raise ValueError(f"{streams} streams, {team.shape[0]} teams")
     if tally_out.shape[0] != slot.shape[0] or tally_out.shape[1] != TALLY_COLUMNS:
-        raise ValueError(f"{slot.shape[0]} teams, {tally_out.shape[0]} tallies")
+        raise ValueError(
+            f"{slot.shape[0]} teams, {tally_out.shape[0]} tallies of {tally_out.shape[1]} columns")
     if rule.shape[0] != used.shape[0] or rule.shape[1] != RULE_COLUMNS:
-        raise ValueError(f"{used.shape[0]} counters, {rule.shape[0]} rules")
+        raise ValueError(
+            f"{used.shape[0]} counters, {rule.shape[0]} rules of {rule.shape[1]} columns")
     for i in range(streams):
         if not 0 <= team[i] < slot.shape[0]:
             raise IndexError(f"stream {i}: team {team[i]} is not one of {slot.shape[0]}")

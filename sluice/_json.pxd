@@ -47,7 +47,9 @@ cdef struct Pair:
     int64_t size           # as billed
 
 
-cdef inline int64_t billed(Json *c, const Text *name, const Text *value, int grammar) noexcept nogil:
+cdef inline int64_t billed(
+    Json *c, const Text *name, const Text *value, int grammar
+) noexcept nogil:
     """What Loki bills for a pair of structured metadata."""
     if is_name(c.body, name, grammar, b"detected_level", EXACT):
         return 0

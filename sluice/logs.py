@@ -48,6 +48,11 @@ class TextLines(logging.Formatter):
         return line
 
 
+def is_wanted(record: logging.LogRecord) -> bool:
+    """All but the server's advice to use fewer threads: ours mostly wait for upstream."""
+    return "Configuration allows spawning up to" not in record.getMessage()
+
+
 def config(style: str, level: str) -> dict[str, object]:
     """The dictConfig for a process; the server's own messages only from warnings up."""
     server = level.upper() if level == "debug" else "WARNING"
@@ -55,8 +60,10 @@ def config(style: str, level: str) -> dict[str, object]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"line": {"()": JsonLines if style == "json" else TextLines}},
+        "filters": {"wanted": {"()": lambda: is_wanted}},
         "handlers": {
             "stderr": {
+                "filters": ["wanted"],
                 "class": "logging.StreamHandler",
                 "formatter": "line",
                 "stream": "ext://sys.stderr",

@@ -13,11 +13,18 @@ USED_MAX = 2**62
 VARINT, FIXED64, BYTES, GROUP, GROUP_END, FIXED32 = range(6)
 KEPT, SAMPLED, DROPPED = range(3)
 PROTOBUF, JSON, LEGACY = range(3)
+STREAM_COLUMNS, ENTRY_COLUMNS, RULE_COLUMNS = 8, 3, 4
+BATCH_COLUMNS, PUSH_COLUMNS = 8, 12
 BAD_TAG = "a field number below 1, or a group's end without its start"
 BAD_TYPE = "a wire type that this field cannot have"
 OVERLONG = "a varint of more than ten bytes"
 
 Rows = MutableSequence[MutableSequence[int]]
+
+
+def columns(rows: Rows, expected: int) -> int:
+    """How wide the rows are; lists do not say it where there are none."""
+    return len(rows[0]) if len(rows) else expected
 
 
 # evaluate: (team, size) pairs against the counters
@@ -31,12 +38,28 @@ def verdict(soft: int, hard: int, used: int, size: int) -> Action:
     return Action.ALLOW
 
 
-def check_pairs(team: Sequence[int], size: Sequence[int], teams: int) -> None:
-    for i, (t, n) in enumerate(zip(team, size, strict=True)):
-        if n < 0:
-            raise ValueError(f"entry {i}: size {n} is below 0")
-        if not -1 <= t < teams:
-            raise IndexError(f"entry {i}: team {t} is not one of {teams}")
+def check_batch(
+    team: Sequence[int],
+    size: Sequence[int],
+    rule: Rows,
+    used: Sequence[int],
+    action_out: Sequence[int],
+    tally_out: Rows,
+) -> None:
+    n, teams = len(team), len(used)
+    if not len(size) == len(action_out) == n:
+        raise ValueError(f"{n} teams, {len(size)} sizes, {len(action_out)} actions")
+    width = columns(rule, RULE_COLUMNS)
+    if (len(rule), width) != (teams, RULE_COLUMNS):
+        raise ValueError(f"{teams} counters, {len(rule)} rules of {width} columns")
+    width = columns(tally_out, BATCH_COLUMNS)
+    if (len(tally_out), width) != (teams, BATCH_COLUMNS):
+        raise ValueError(f"{teams} counters, {len(tally_out)} tallies of {width} columns")
+    for i in range(n):
+        if size[i] < 0:
+            raise ValueError(f"entry {i}: size {size[i]} is below 0")
+        if not -1 <= team[i] < teams:
+            raise IndexError(f"entry {i}: team {team[i]} is not one of {teams}")
 
 
 def evaluate(
@@ -47,7 +70,7 @@ def evaluate(
     action_out: MutableSequence[int],
     tally_out: Rows,
 ) -> None:
-    check_pairs(team, size, len(used))
+    check_batch(team, size, rule, used, action_out, tally_out)
     for i in range(len(team)):
         t, n = int(team[i]), int(size[i])
         if t < 0:
@@ -183,7 +206,16 @@ def read_entry(body: bytes, at: int, end: int) -> tuple[bytes, bytes, int]:
     return body[slice(*time)], body[slice(*line)], line[1] - line[0] + metadata
 
 
+def check_room(stream_out: Rows, entry_out: Rows) -> None:
+    found = columns(stream_out, STREAM_COLUMNS), columns(entry_out, ENTRY_COLUMNS)
+    if found != (STREAM_COLUMNS, ENTRY_COLUMNS):
+        raise ValueError(
+            f"rows of {found[0]} and {found[1]} columns, not {STREAM_COLUMNS} and {ENTRY_COLUMNS}"
+        )
+
+
 def scan_push(body: bytes, stream_out: Rows, entry_out: Rows) -> tuple[int, int]:
+    check_room(stream_out, entry_out)
     body = bytes(body)
     streams: list[list[int]] = []
     entries: list[list[int]] = []
@@ -278,6 +310,42 @@ def hash_of(body: bytes, dialect: int, stream: Sequence[int], entry: Sequence[in
     return entry_hash(body[int(stream[3]) : int(stream[4])], time, line)
 
 
+def check_rows(stream: Rows, entry: Rows, outcomes: int) -> None:
+    found = columns(stream, STREAM_COLUMNS), columns(entry, ENTRY_COLUMNS)
+    if found != (STREAM_COLUMNS, ENTRY_COLUMNS):
+        raise ValueError(f"rows of {found[0]} and {found[1]} columns")
+    entries = int(stream[-1][5] + stream[-1][6]) if len(stream) else 0
+    if entries > min(len(entry), outcomes):
+        raise ValueError(
+            f"{entries} entries in the streams, {len(entry)} rows, {outcomes} outcomes"
+        )
+
+
+def check_places(
+    stream: Rows,
+    team: Sequence[int],
+    slot: Sequence[int],
+    rule: Rows,
+    used: Sequence[int],
+    tally_out: Rows,
+) -> None:
+    if len(team) != len(stream):
+        raise ValueError(f"{len(stream)} streams, {len(team)} teams")
+    width = columns(tally_out, PUSH_COLUMNS)
+    if (len(tally_out), width) != (len(slot), PUSH_COLUMNS):
+        raise ValueError(f"{len(slot)} teams, {len(tally_out)} tallies of {width} columns")
+    width = columns(rule, RULE_COLUMNS)
+    if (len(rule), width) != (len(used), RULE_COLUMNS):
+        raise ValueError(f"{len(used)} counters, {len(rule)} rules of {width} columns")
+    for what, place, where, room in (
+        ("stream", team, "team", len(slot)),
+        ("team", slot, "slot", len(used)),
+    ):
+        for i in range(len(place)):
+            if not 0 <= place[i] < room:
+                raise IndexError(f"{what} {i}: {where} {place[i]} is not one of {room}")
+
+
 def judge(
     body: bytes,
     dialect: int,
@@ -290,6 +358,8 @@ def judge(
     outcome_out: MutableSequence[int],
     tally_out: Rows,
 ) -> None:
+    check_rows(stream, entry, len(outcome_out))
+    check_places(stream, team, slot, rule, used, tally_out)
     body = bytes(body)
     for row, t in zip(stream, team, strict=True):
         soft, hard, keep, dry = (int(word) for word in rule[slot[t]])
@@ -325,10 +395,11 @@ def varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def split(
-    body: bytes, dialect: int, stream: Rows, entry: Rows, outcome: Sequence[int]
-) -> bytes:
+def split(body: bytes, dialect: int, stream: Rows, entry: Rows, outcome: Sequence[int]) -> bytes:
     """The filtered body; _core.split writes it to an argument instead."""
+    check_rows(stream, entry, len(outcome))
+    if not len(stream) or not len(entry):
+        raise ValueError("a push without entries has nothing to split")
     body = bytes(body)
     if dialect != PROTOBUF:
         return reference_json.split_json(body, dialect == LEGACY, stream, entry, outcome)
@@ -350,3 +421,16 @@ def split(
             payload += body[behind:end]
             out += b"\x0a" + varint(len(payload)) + payload
     return out + body[at:]
+
+
+# add: what was charged is given back
+
+
+def add(cell: MutableSequence[int], at: Sequence[int], n: Sequence[int]) -> None:
+    if len(at) != len(n):
+        raise ValueError(f"{len(at)} places, {len(n)} amounts")
+    for place in at:
+        if not 0 <= place < len(cell):
+            raise IndexError(f"place {place} is not one of {len(cell)}")
+    for place, amount in zip(at, n, strict=True):
+        cell[place] += amount

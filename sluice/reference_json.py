@@ -381,9 +381,7 @@ class Reader:
                 self.skip_value()
 
 
-def scan_json(
-    body: bytes, legacy: bool, stream_out: Rows, entry_out: Rows
-) -> tuple[int, int]:
+def scan_json(body: bytes, legacy: bool, stream_out: Rows, entry_out: Rows) -> tuple[int, int]:
     """Fill the rows from a JSON push body; rows beyond the room are counted, not written."""
     reader = Reader(bytes(body), legacy)
     reader.scan_body()
@@ -405,7 +403,9 @@ def split_json(
     """The filtered body in its own dialect: raw labels and raw kept entries (outcome 0)."""
     body = bytes(body)
     label_key, opener, closer, entry_key = (
-        (b'"labels":', b'"', b'"', b'"entries":') if legacy else (b'"stream":', b"", b"", b'"values":')
+        (b'"labels":', b'"', b'"', b'"entries":')
+        if legacy
+        else (b'"stream":', b"", b"", b'"values":')
     )
     streams = []
     for row in stream:

@@ -1,5 +1,6 @@
 """`sluice run`: agent, windows and API in one process without a cluster, budgets from files."""
 
+import dataclasses
 import logging
 import threading
 import time
@@ -112,9 +113,9 @@ class Standalone:
     def _note(self, reading: watch.Reading) -> None:
         """Say what was wrong with the budgets: in the log, in /api/health, in the metrics."""
         known = self.status.problems
-        self.status.problems = [problem.as_json() for problem in reading.problems]
+        self.status.problems = [dataclasses.asdict(problem) for problem in reading.problems]
         for problem in reading.problems:
-            if problem.as_json() not in known:
+            if dataclasses.asdict(problem) not in known:
                 log.warning("budget refused: %s", problem)
         self.status.reloads["refused" if reading.problems else "applied"] += 1
 

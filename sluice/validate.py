@@ -1,6 +1,6 @@
-"""Checks budgets offline: the same verdicts as `run` and, the zone aside, as the CRD."""
+"""Checks budgets offline: the verdicts of `run`, which are the CRD's but for unknown zones."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -8,26 +8,52 @@ from sluice import errors, manifest, watch
 
 
 def validate(paths: Sequence[Path], out: TextIO, err: TextIO) -> int:
-    """Check the budgets in files and directories; returns the exit code, 0 if all are good.
+    """Check the budgets in files and directories; returns the exit code, 1 if any is refused.
 
     Writes a line per good budget to `out` and a line per refusal to `err`: file, line, key,
-    field and reason. A file that is given twice is read once.
+    field and reason. A file that cannot be read, and a path without a document, are refused.
     """
     claims: dict[str, str] = {}
-    seen: set[Path] = set()
     code = 0
+    for name, found in _read(paths):
+        if isinstance(found, errors.BadBudget):
+            code = 1
+            print(f"{name}: {found.message}", file=err)
+            continue
+        for document in found:
+            problem = watch.complaint(name, document, claims)
+            if problem is None:
+                print(f"{name}:{document.line}: {document.key}: ok", file=out)
+            else:
+                code = 1
+                print(problem, file=err)
+    return code
+
+
+def _read(
+    paths: Sequence[Path],
+) -> Iterator[tuple[str, list[manifest.Document] | errors.BadBudget]]:
+    """Each file's name and documents, or why there are none. A file given twice is read once."""
+    seen: set[Path] = set()
     for path in paths:
-        count = 0
-        for file, documents in _read(path, seen):
-            if isinstance(documents, errors.BadBudget):
-                count, code = count + 1, 1
-                print(f"{file}: {documents.message}", file=err)
-                continue
-            count += len(documents)
-            for document in documents:
-                problem = watch.complaint(file, document, claims)
-                if problem is None:
-                    print(f"{file}:{document.line}: {document.key}: ok", file=out)
-                else:
-                    code = 1
-                    print(problem, file=err)
+        try:
+            files = watch.manifest_files(path)
+        except OSError as error:
+            yield watch.printable(path), errors.BadBudget(watch.reason(error))
+            continue
+        empty = True
+        for file in files:
+            found = _documents(file)
+            empty = empty and found == []
+            if found and file.absolute() not in seen:
+                yield watch.printable(file), found
+            seen.add(file.absolute())
+        if empty:
+            yield watch.printable(path), errors.BadBudget("no document in it")
+
+
+def _documents(file: Path) -> list[manifest.Document] | errors.BadBudget:
+    try:
+        return watch.read_file(file)
+    except errors.BadBudget as error:
+        return error

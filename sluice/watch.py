@@ -23,7 +23,8 @@ SUFFIXES = (".yaml", ".yml")
 
 # A file written within the last step of the file system's clock may be written again without
 # a change to its times. Two seconds, FAT's step, is the longest in use.
-CLOCK_STEP_NS = 2_000_000_000
+CLOCK_STEP_S = 2.0
+NS_PER_S = 1_000_000_000
 
 Signature = tuple[int, int, int, int, int]
 
@@ -76,12 +77,19 @@ class _File:
 class BudgetFiles:
     """The budgets in a file, or in the *.yaml and *.yml of a directory.
 
+    Args:
+        path: may be or hold symbolic links, as a mounted ConfigMap does.
+        clock_step_s: how far apart two changes must be for the file's times to differ.
+
     Threads: one at a time.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock_step_s: float = CLOCK_STEP_S) -> None:
         self.path = path
+        self._clock_step_ns = int(clock_step_s * NS_PER_S)
         self._files: dict[Path, _File] = {}
+        # The files that the last reading was made from; none if they could not be listed.
+        self._merged: dict[Path, _File] = {}
         self._held: dict[Path, dict[str, budget.Budget]] = {}
         self._reading: Reading | None = None
 
@@ -101,17 +109,41 @@ class BudgetFiles:
             problem = Problem(printable(self.path), None, None, None, reason(error))
             if first:
                 raise errors.BadBudget(str(problem)) from None
-            return self._publish(dict(self._held), [problem])
-        files = {path: _look(path, self._files.get(path, _File())) for path in paths}
+            self._merged = {}
+            return self._publish(self._held, [problem])
+        files = {path: self._look(path, self._files.get(path, _File())) for path in paths}
         failures = [file.failure for file in files.values() if file.failure]
         if first and failures:
             raise errors.BadBudget(str(failures[0]))
+        if self._reading is not None and _are_same(files, self._merged):
+            return replace(self._reading, changed=False)
         held, problems = self._merge(files)
         if first and not any(held.values()):
-            reason = str(problems[0]) if problems else "no document in it"
-            raise errors.BadBudget(f"{printable(self.path)}: no valid budget: {reason}")
-        self._files = files
+            why = str(problems[0]) if problems else "no document in it"
+            raise errors.BadBudget(f"{printable(self.path)}: no valid budget: {why}")
+        self._files = self._merged = files
         return self._publish(held, problems)
+
+    def _look(self, path: Path, old: _File) -> _File:
+        """Read a file again if it may have changed."""
+        try:
+            signature, content = _fetch(path, old.signature, self._clock_step_ns)
+            if content is None:
+                return old
+            digest = hashlib.blake2b(content).digest()
+            if digest == old.digest:
+                return old if signature == old.signature else replace(old, signature=signature)
+        except errors.BadBudget as error:
+            return _failed(path, old, error)
+        try:
+            documents = tuple(_parse(content))
+        except errors.BadBudget as error:
+            return replace(_failed(path, old, error), signature=signature, digest=digest)
+        if not documents and old.documents and not old.emptied:
+            # A file that is written in place is empty for a moment.
+            empty = errors.BadBudget("no document in it; its budgets go if it stays so")
+            return replace(_failed(path, old, empty), emptied=True)
+        return _File(signature, digest, documents)
 
     def _publish(
         self, held: dict[Path, dict[str, budget.Budget]], problems: list[Problem]
@@ -136,8 +168,8 @@ class BudgetFiles:
             if file.failure is not None:
                 problems.append(file.failure)
                 for key, last in self._held.get(path, {}).items():
-                    if claims.setdefault(key, name) is name:
-                        own[key] = last
+                    if key not in claims:
+                        claims[key], own[key] = name, last
                 continue
             for document in file.documents:
                 second = document.key in claims
@@ -148,6 +180,10 @@ class BudgetFiles:
                 if good is not None and not second:
                     own[good.key] = good
         return held, problems
+
+
+def _are_same(some: Mapping[Path, _File], others: Mapping[Path, _File]) -> bool:
+    return bool(some) and [*map(id, some.values())] == [*map(id, others.values())]
 
 
 def manifest_files(path: Path) -> list[Path]:
@@ -166,17 +202,15 @@ def manifest_files(path: Path) -> list[Path]:
 
 
 def read_file(path: Path) -> list[manifest.Document]:
-    """Read all documents of one file.
+    """Read all documents of one file; none if it is empty.
 
     Raises:
         BadBudget: it cannot be read, is too large, or is not YAML.
     """
-    return _parse(_fetch(path)[1])
+    return _parse(_fetch(path)[1] or b"")
 
 
-def complaint(
-    file: str, document: manifest.Document, claims: dict[str, str]
-) -> Problem | None:
+def complaint(file: str, document: manifest.Document, claims: dict[str, str]) -> Problem | None:
     """Say why a document is refused, None if it is not; claims its key for it.
 
     Args:
@@ -198,34 +232,14 @@ def printable(path: Path) -> str:
     return text if text.isprintable() else ascii(text)
 
 
-def _look(path: Path, old: _File) -> _File:
-    """Read a file again if it may have changed."""
-    try:
-        signature, content = _fetch(path, old.signature)
-        if signature is not None and signature == old.signature:
-            return old
-        digest = hashlib.blake2b(content).digest()
-        if digest == old.digest:
-            return replace(old, signature=signature)
-    except errors.BadBudget as error:
-        return _failed(path, old, error)
-    try:
-        documents = tuple(_parse(content))
-    except errors.BadBudget as error:
-        return replace(_failed(path, old, error), signature=signature, digest=digest)
-    if not documents and old.documents and not old.emptied:
-        # A file that is written in place is empty for a moment.
-        error = errors.BadBudget("no document in it; its budgets go if it stays so")
-        return replace(_failed(path, old, error), emptied=True)
-    return _File(signature, digest, documents)
-
-
 def _failed(path: Path, old: _File, error: errors.BadBudget) -> _File:
     problem = Problem(printable(path), None, None, None, error.message)
     return replace(old, signature=None, digest=b"", failure=problem)
 
 
-def _fetch(path: Path, known: Signature | None = None) -> tuple[Signature | None, bytes]:
+def _fetch(
+    path: Path, known: Signature | None = None, clock_step_ns: int = 0
+) -> tuple[Signature | None, bytes | None]:
     """A file's signature and content; no content if the signature is the `known` one.
 
     The signature is None while it may still stand for another content a moment later.
@@ -233,28 +247,25 @@ def _fetch(path: Path, known: Signature | None = None) -> tuple[Signature | None
     try:
         # Without O_NONBLOCK a pipe would keep us waiting for somebody to write into it.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
                 raise errors.BadBudget("not a regular file")
-            signature = (
-                found.st_dev,
-                found.st_ino,
-                found.st_size,
-                found.st_mtime_ns,
-                found.st_ctime_ns,
-            )
+            times = (found.st_mtime_ns, found.st_ctime_ns)
+            signature = (found.st_dev, found.st_ino, found.st_size, *times)
             if signature == known:
-                return signature, b""
-            now = time.time_ns()
-            # One byte more than may be, lest a file that grows meanwhile be cut short unseen.
-            content = file.read(FILE_MAX + 1)
+                return signature, None
+            settled = time.time_ns() - max(times) > clock_step_ns
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                # One byte more than may be, lest a file that grows be cut short unseen.
+                content = file.read(FILE_MAX + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise errors.BadBudget(reason(error)) from None
     size = max(found.st_size, len(content))
     if size > FILE_MAX:
         raise errors.BadBudget(f"{size} bytes, more than {FILE_MAX}")
-    settled = now - max(found.st_mtime_ns, found.st_ctime_ns) > CLOCK_STEP_NS
     return signature if settled else None, content
 
 

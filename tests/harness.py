@@ -99,7 +99,7 @@ class Server:
             self.process = subprocess.Popen(
                 self.command(),
                 env=self.environment(),
-                cwd=self.folder,
+                cwd=TESTS.parent,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -242,7 +242,6 @@ class Sluice(Server):
         self.args = list(args)
         self.env = dict(env or {})
         self.port = free_port()
-        self.dashboard_port = free_port()
 
     def command(self) -> list[str]:
         return [
@@ -250,7 +249,6 @@ class Sluice(Server):
             *("--budgets", str(self.budgets)),
             *("--upstream", self.upstream),
             *("--listen", f"127.0.0.1:{self.port}"),
-            *("--dashboard-listen", f"127.0.0.1:{self.dashboard_port}"),
             *("--state-dir", str(self.state_dir)),
             *self.args,
         ]

@@ -16,7 +16,9 @@ DAY = 86_400
 NOON = dt.datetime(2026, 11, 22, 12, tzinfo=dt.UTC).timestamp()
 
 
-def make_budget(name: str = "shop", daily: int = 1000, monthly: int | None = None, **spec) -> Budget:
+def make_budget(
+    name: str = "shop", daily: int = 1000, monthly: int | None = None, **spec
+) -> Budget:
     limits = {"dailyLimit": daily} | ({} if monthly is None else {"monthlyLimit": monthly})
     return Budget.from_manifest(
         {

@@ -14,16 +14,17 @@ Source: Go's compress/gzip and compress/flate as Loki 3.7.8 uses them; RFC 1950,
 
 import contextlib
 import zlib
-from typing import Protocol
 
 import cramjam
 
 from sluice import errors
 
-PIECE = 1 << 16  # bytes of input at a time; zlib hands back (copies) what it has not used
+# Bytes of input at a time, small at first; zlib hands back (copies) what it has not used.
+PIECE_LEAST, PIECE = 1 << 10, 1 << 16
 CHUNK = 1 << 20  # bytes of output at a time
 
 GZIP, RAW, WRAPPED = 31, -15, 15  # zlib's wbits
+NAME = {GZIP: "gzip", RAW: "deflate", WRAPPED: "deflate"}
 
 # RFC 8878 3.1.1: the frame header, and the bytes of its content size by descriptor bits 7-6.
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -67,25 +68,12 @@ class Scratch:
             self._buffer = bytearray()
 
 
-class _Engine(Protocol):
-    """zlib.decompressobj(), whose type has no name at run time."""
-
-    eof: bool
-    unused_data: bytes
-    unconsumed_tail: bytes
-
-    def decompress(self, data: bytes, max_length: int = 0, /) -> bytes: ...
-    def copy(self) -> "_Engine": ...
-
-
 def too_large(size: int, limit: int, more: str = "") -> errors.TooLarge:
     """The refusal of a push that decodes to more than it may."""
     return errors.TooLarge(f"the push decodes to {more}{size} bytes, at most {limit} are allowed")
 
 
-def undo(
-    body: bytes, coding: str, limit: int, scratch: Scratch, lenient: bool
-) -> tuple[int, bool]:
+def undo(body: bytes, coding: str, limit: int, scratch: Scratch, lenient: bool) -> tuple[int, bool]:
     """Undo one content coding, gzip, deflate or zstd, into the scratch.
 
     Returns:
@@ -105,3 +93,103 @@ def undo(
         if not is_wrapped:
             raise
     return _inflate(body, WRAPPED, limit, scratch, lenient=False), False
+
+
+class _Output:
+    """Decoded bytes on their way into the scratch, up to the limit."""
+
+    def __init__(self, scratch: Scratch, limit: int) -> None:
+        self._scratch, self._limit = scratch, limit
+        self.size = 0
+
+    def ask(self) -> int:
+        """How many bytes to decode next: enough to see that the limit is passed, no more."""
+        return min(CHUNK, self._limit + 1 - self.size)
+
+    def add(self, chunk: bytes) -> None:
+        if self.size + len(chunk) > self._limit:
+            raise too_large(self._limit + 1, self._limit, "at least ")
+        self._scratch.write(self.size, chunk)
+        self.size += len(chunk)
+
+
+def _inflate(body: bytes, wbits: int, limit: int, scratch: Scratch, lenient: bool) -> int:
+    """Undo gzip, of any number of members, or deflate, up to the end of its last block."""
+    output = _Output(scratch, limit)
+    at, piece_bytes, ended = 0, PIECE_LEAST, False
+    engine = zlib.decompressobj(wbits)
+    try:
+        while at < len(body) and not (ended and wbits != GZIP):
+            if ended:
+                # Small again: a body of tiny members must not copy its rest for each.
+                engine, piece_bytes = zlib.decompressobj(wbits), PIECE_LEAST
+            piece = body[at : at + piece_bytes]
+            at += len(piece)
+            _drain(engine, piece, output, lenient)
+            at -= len(engine.unused_data)
+            ended = engine.eof
+            piece_bytes = min(2 * piece_bytes, PIECE)
+        problem = "" if ended else "it ends too early"
+    except zlib.error as error:
+        problem = str(error)
+    if problem and not (lenient and output.size):
+        raise errors.BadPush(
+            f"Content-Encoding {NAME[wbits]}: {problem}, after {at} of {len(body)} bytes"
+        )
+    return output.size
+
+
+def _drain(engine: "zlib._Decompress", piece: bytes, output: _Output, lenient: bool) -> None:
+    """Decode all that a piece of input has."""
+    while True:
+        asked = output.ask()
+        before = engine.copy() if lenient else None
+        try:
+            chunk = engine.decompress(piece, asked)
+        except zlib.error:
+            # zlib keeps for itself what it decoded before the error. Byte by byte it does not.
+            if before is not None:
+                with contextlib.suppress(zlib.error):
+                    for at in range(len(piece)):
+                        output.add(before.decompress(piece[at : at + 1]))
+            raise
+        output.add(chunk)
+        piece = engine.unconsumed_tail
+        if engine.eof or (not piece and len(chunk) < asked):
+            return
+
+
+def _unzstd(body: bytes, limit: int, scratch: Scratch) -> int:
+    """Undo zstd frames. Few senders declare a size, so the room grows until it fits."""
+    declared = _declared_size(body)
+    if declared > limit:
+        raise too_large(declared, limit)
+    room = declared or min(limit, max(PIECE, 4 * len(body)))
+    while (size := _unzstd_into(body, scratch.room(room), limit)) is None:
+        if room == limit:
+            raise too_large(limit + 1, limit, "at least ")
+        room = min(limit, 4 * room)
+    return size
+
+
+def _unzstd_into(body: bytes, buffer: bytearray, limit: int) -> int | None:
+    """The number of bytes decoded, or None if there are more than fit."""
+    try:
+        size: int = cramjam.zstd.decompress_into(body, memoryview(buffer)[:limit])
+    except cramjam.DecompressionError as error:
+        if "whole buffer" in str(error):
+            return None
+        raise errors.BadPush(f"Content-Encoding zstd, {len(body)} bytes: {error}") from None
+    return size
+
+
+def _declared_size(body: bytes) -> int:
+    """The content size in the header of the first frame, 0 if there is none."""
+    if len(body) < 5 or not body.startswith(ZSTD_MAGIC):
+        return 0
+    descriptor = body[4]
+    single = bool(descriptor & SINGLE_SEGMENT)
+    n = CONTENT_SIZE_BYTES[descriptor >> 6] or single
+    at = 5 + (not single) + DICTIONARY_ID_BYTES[descriptor & 3]
+    size = int.from_bytes(body[at : at + n], "little")
+    return size + 256 if n == 2 else size
