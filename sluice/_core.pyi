@@ -1,11 +1,17 @@
 # The types of the compiled core; what each door does is said here, how in reference.py.
 # Arrays are C-contiguous; outputs come last, are sized by the caller and named *_out.
 
+import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import Buffer
+
+Int64s = NDArray[np.int64]
+Int32s = NDArray[np.int32]
+Bytes = NDArray[np.uint8]
 
 WORDS: dict[int, str]
 
-def scan_push(body: Buffer, stream_out: Buffer, entry_out: Buffer) -> tuple[int, int]:
+def scan_push(body: Buffer, stream_out: Int64s, entry_out: Int64s) -> tuple[int, int]:
     """Find the streams and entries of a protobuf PushRequest (not compressed).
 
     Args:
@@ -25,17 +31,17 @@ def scan_push(body: Buffer, stream_out: Buffer, entry_out: Buffer) -> tuple[int,
     """
 
 def scan_json(
-    body: Buffer, legacy: bool, stream_out: Buffer, entry_out: Buffer
+    body: Buffer, legacy: bool, stream_out: Int64s, entry_out: Int64s
 ) -> tuple[int, int]:
     """The same for a JSON push: Loki's v1 dialect, or the legacy one."""
 
 def evaluate(
-    team: Buffer,
-    size: Buffer,
-    rule: Buffer,
-    used: Buffer,
-    action_out: Buffer,
-    tally_out: Buffer,
+    team: Int32s,
+    size: Int64s,
+    rule: Int64s,
+    used: Int64s,
+    action_out: Bytes,
+    tally_out: Int64s,
 ) -> None:
     """Judge a batch of (team, size) pairs and charge what is not dropped.
 
@@ -62,14 +68,14 @@ def evaluate(
 def judge(
     body: Buffer,
     dialect: int,
-    stream: Buffer,
-    entry: Buffer,
-    team: Buffer,
-    slot: Buffer,
-    rule: Buffer,
-    used: Buffer,
-    outcome_out: Buffer,
-    tally_out: Buffer,
+    stream: Int64s,
+    entry: Int64s,
+    team: Int32s,
+    slot: Int32s,
+    rule: Int64s,
+    used: Int64s,
+    outcome_out: Bytes,
+    tally_out: Int64s,
 ) -> None:
     """Decide every entry of a scanned push, sampling those in the throttle band.
 
@@ -90,7 +96,7 @@ def judge(
     """
 
 def split(
-    body: Buffer, dialect: int, stream: Buffer, entry: Buffer, outcome: Buffer, out: Buffer
+    body: Buffer, dialect: int, stream: Int64s, entry: Int64s, outcome: Bytes, out: Buffer
 ) -> int:
     """Write the body without the entries whose outcome is not 0; returns its size in bytes.
 
@@ -99,7 +105,7 @@ def split(
     Threads: any number, each with its own `out`. Runs without the GIL.
     """
 
-def add(cell: Buffer, at: Buffer, n: Buffer) -> None:
+def add(cell: Int64s, at: Int32s, n: Int64s) -> None:
     """Add n[i] (int64) to cell[at[i]] (int64, int32), each atomically; n may be negative."""
 
 def entry_hash(labels: Buffer, time: Buffer, line: Buffer) -> int:

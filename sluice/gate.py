@@ -219,7 +219,8 @@ class Gate:
     def sample_rate(self, team: int) -> float:
         """The share of a team's entries that are kept in the throttle band."""
         rows = self.ledger.rows()
-        return rows.table.budgets[rows.row_of.tolist().index(team)].sample_rate
+        rate: float = rows.table.budgets[rows.row_of.tolist().index(team)].sample_rate
+        return rate
 
     def push(
         self,
@@ -384,7 +385,8 @@ def kept_per_stream(
     before = np.zeros(len(entry) + 1, np.int64)
     np.cumsum(np.where(outcome == 0, entry[:, 2], 0), out=before[1:])
     first, count = stream[:, 5], stream[:, STREAM_COUNT]
-    return before[first + count] - before[first]
+    kept: Int64s = before[first + count] - before[first]
+    return kept
 
 
 def new_ledger(drop_unbudgeted: bool) -> ledger.Ledger:

@@ -71,7 +71,7 @@ class Run:
         return cls(**{own.name: flags[own.name] for own in fields(cls)})
 
 
-class AddressType(click.ParamType):
+class AddressType(click.ParamType[Address]):
     """HOST:PORT, or [HOST]:PORT."""
 
     name = "HOST:PORT"
@@ -86,7 +86,7 @@ class AddressType(click.ParamType):
         return Address(host.strip("[]") or "0.0.0.0", int(port))
 
 
-class BytesType(click.ParamType):
+class BytesType(click.ParamType[int]):
     """A number of bytes: 8388608 or 8Mi."""
 
     name = "BYTES"
@@ -104,7 +104,7 @@ class BytesType(click.ParamType):
         return number
 
 
-class HeaderType(click.ParamType):
+class HeaderType(click.ParamType[tuple[str, str]]):
     """NAME=VALUE; in the environment one a line."""
 
     name = "NAME=VALUE"

@@ -14,8 +14,12 @@ import time
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from sluice import errors
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 PUSH_PATH = "/loki/api/v1/push"
 LEGACY_PATH = "/api/prom/push"
@@ -46,12 +50,12 @@ class Deadlined(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: object) -> int:
+    def readinto(self, buffer: "Buffer") -> int:
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("the exchange took too long")
         self._sock.settimeout(left)
-        return self._sock.recv_into(buffer)  # type: ignore[call-overload, no-any-return]
+        return self._sock.recv_into(buffer)
 
     def makefile(self, mode: str) -> io.BufferedReader:
         """What http.client asks a socket for."""
