@@ -30,9 +30,7 @@ def scan_push(body: Buffer, stream_out: Int64s, entry_out: Int64s) -> tuple[int,
     Threads: any number, each with its own outputs. Runs without the GIL.
     """
 
-def scan_json(
-    body: Buffer, legacy: bool, stream_out: Int64s, entry_out: Int64s
-) -> tuple[int, int]:
+def scan_json(body: Buffer, legacy: bool, stream_out: Int64s, entry_out: Int64s) -> tuple[int, int]:
     """The same for a JSON push: Loki's v1 dialect, or the legacy one."""
 
 def evaluate(

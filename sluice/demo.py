@@ -148,7 +148,9 @@ def drawn(teams: list[dict[str, Any]], url: str, left: str) -> rich.table.Table:
 
 
 @contextlib.contextmanager
-def sluice_run(options: settings.Demo, folder: Path, upstream: str) -> Iterator[subprocess.Popen[bytes]]:
+def sluice_run(
+    options: settings.Demo, folder: Path, upstream: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run `sluice run` on the example budgets; stopped gracefully at the end."""
     budgets = folder / "budgets.yaml"
     budgets.write_text(manifests())

@@ -10,8 +10,9 @@ talks to upstream, so that pushes that wait hold no decoded bytes.
 """
 
 import contextlib
+import functools
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 
 import numpy as np
@@ -60,31 +61,19 @@ class Judgement:
     Attributes:
         body: what to send upstream; None where nothing is left (answer 204, send nothing).
         encoding: its Content-Encoding, "" for none.
-        dialect: what it is in.
         received: int64 [k, 2], entries and bytes of each row of `share`.
         tally: int64 [k, 12], as the core counted.
+        by_app: counts what is forwarded by application; commit() calls it.
     """
 
-    __slots__ = (
-        "_apps", "_ledger", "_streams", "body", "dialect", "encoding", "received", "share", "tally",
-    )  # fmt: skip
-
     def __init__(
-        self,
-        book: ledger.Ledger,
-        share: ledger.Share,
-        received: Int64s,
-        tally: Int64s,
-        streams: tuple[Int32s, Int64s],
-        apps: usage.Apps,
+        self, book: ledger.Ledger, share: ledger.Share, received: Int64s, tally: Int64s
     ) -> None:
         self._ledger: ledger.Ledger | None = book
-        self._apps = apps
-        self._streams = streams
         self.share, self.received, self.tally = share, received, tally
         self.body: bytes | None = None
         self.encoding = ""
-        self.dialect = loki.Dialect.PROTOBUF
+        self.by_app: Callable[[], None] = lambda: None
 
     def commit(self, *, rejected: bool = False) -> None:
         """Upstream has it: what was kept is usage.
@@ -104,7 +93,7 @@ class Judgement:
         if rejected:
             totals[:, ledger.REJECTED] = self.tally[:, KEPT_BYTES]
         book.commit(self.share, totals)
-        self._apps.add(*self._streams)
+        self.by_app()
 
     def refund(self) -> None:
         """Upstream has not taken it: every entry is booked as refused, for it will come again.
@@ -306,11 +295,18 @@ class Gate:
         )
         share = ledger.Share(rows, tally[:, KEPT_BYTES].copy(), rules.era)
         self.ledger.register(share)
-        kept = stream[:, STREAM_SIZE].copy()
-        judgement = Judgement(self.ledger, share, received, tally, (app, kept), self.apps)
-        judgement.dialect = dialect
+        judgement = Judgement(self.ledger, share, received, tally)
         try:
-            self._fill(judgement, body, decoded, stream, entry, outcome, scratch)
+            # The lost ones: sampled out and dropped.
+            lost = int(tally[:, 5].sum() + tally[:, 7].sum())
+            if lost < len(entry) or not lost:
+                judgement.body, judgement.encoding = self._forwarded(
+                    body, decoded, dialect, (stream, entry, outcome) if lost else None, scratch
+                )
+            kept = (
+                kept_per_stream(stream, entry, outcome) if lost else stream[:, STREAM_SIZE].copy()
+            )
+            judgement.by_app = functools.partial(self.apps.add, app, kept)
         except BaseException:
             judgement.refund()
             raise
@@ -345,37 +341,22 @@ class Gate:
             if entries > len(scratch.entry):
                 scratch.entry = np.zeros((entries * 5 // 4, ENTRY_COLUMNS), np.int64)
 
-    def _fill(
+    def _forwarded(
         self,
-        judgement: Judgement,
         body: bytes,
         decoded: loki.Decoded,
-        stream: Int64s,
-        entry: Int64s,
-        outcome: npt.NDArray[np.uint8],
+        dialect: loki.Dialect,
+        filtered: tuple[Int64s, Int64s, npt.NDArray[np.uint8]] | None,
         scratch: Scratch,
-    ) -> None:
-        """Set what the judgement forwards."""
-        tally = judgement.tally
-        lost = int(tally[:, 5].sum() + tally[:, 7].sum())
-        if not lost and decoded.as_received:
-            judgement.body, judgement.encoding = body, decoded.encoding
-            return
-        if not lost:
-            judgement.body, judgement.encoding = loki.encode(
-                decoded.view, judgement.dialect, compressed=True
-            )
-            return
-        app, kept = judgement._streams
-        kept[:] = kept_per_stream(stream, entry, outcome)
-        if lost == len(entry):
-            return
-        room = len(decoded.view) + 64 * len(stream) + 64
-        out = scratch.filtered.room(room)
-        size = _core.split(decoded.view, judgement.dialect.value, stream, entry, outcome, out)
-        judgement.body, judgement.encoding = loki.encode(
-            memoryview(out)[:size], judgement.dialect, compressed=bool(decoded.encoding)
-        )
+    ) -> tuple[bytes, str]:
+        """What goes on, and its Content-Encoding; `filtered` has rows and outcomes, or is None."""
+        if filtered is None:
+            if decoded.as_received:
+                return body, decoded.encoding
+            return loki.encode(decoded.view, dialect, compressed=True)
+        out = scratch.filtered.room(len(decoded.view) + 64 * len(filtered[0]) + 64)
+        size = _core.split(decoded.view, dialect.value, *filtered, out)
+        return loki.encode(memoryview(out)[:size], dialect, compressed=bool(decoded.encoding))
 
 
 def kept_per_stream(

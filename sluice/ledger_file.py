@@ -112,7 +112,7 @@ class FileRows:
             except Torn as torn:
                 self.complaint = str(torn)
                 self._unmap()
-                os.replace(self._path, self._path.with_suffix(".bad"))
+                self._path.replace(self._path.with_suffix(".bad"))
         self._create()
         if existed or self._snapshot.exists():
             self._restore()
@@ -146,7 +146,7 @@ class FileRows:
             file.write(sealed(head + table + rows.tobytes()))
             file.flush()
             os.fsync(file.fileno())
-        os.replace(new, self._snapshot)
+        new.replace(self._snapshot)
 
     def close(self) -> None:
         """Write everything to disk. Arrays taken from `rows` must not be used any more."""
@@ -205,7 +205,7 @@ class FileRows:
         with new.open("wb") as file:
             file.truncate(self._size())
             file.write(sealed(HEADER.pack(MAGIC, VERSION, ROWS, self._columns, TABLE_ROOM)))
-        os.replace(new, self._path)
+        new.replace(self._path)
         self._map()
         self._lend()
         self._reserved = 0

@@ -193,6 +193,4 @@ class StatusCollector(Collector):
         yield CounterMetricFamily(
             "tco_clock_steps", "Jumps of the wall clock by over a minute.", status.clock_steps
         )
-        yield GaugeMetricFamily(
-            "tco_pushes_in_flight", "Pushes being handled now.", self._inside()
-        )
+        yield GaugeMetricFamily("tco_pushes_in_flight", "Pushes being handled now.", self._inside())

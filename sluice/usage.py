@@ -135,7 +135,5 @@ def rows(book: ledger.Ledger, now: float) -> list[Row]:
     found = book.usage([own.key for own in budgets], now)
     open_in = {own.time_zone: window.open_windows(own.time_zone, now) for own in budgets}
     return [
-        Row(own, found[own.key], open_in[own.time_zone], now)
-        for own in budgets
-        if own.key in found
+        Row(own, found[own.key], open_in[own.time_zone], now) for own in budgets if own.key in found
     ]

@@ -3,7 +3,7 @@
 import datetime
 import math
 from collections.abc import Mapping
-from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -105,17 +105,12 @@ def test_every_field_arrives() -> None:
         ("007", None, 7, None),
         ("999999999999999999", None, 10**18 - 1, None),
         ("7Ei", "9E", 7 * 2**60, 9 * 10**18),
-        ("1Pi", "1P", 2**50, None),
+        ("1Pi", "2P", 2**50, 2 * 10**15),
     ],
 )
 def test_limits_that_the_crd_accepts_are_read_in_bytes(
     daily: object, monthly: object, bytes_daily: int, bytes_monthly: int | None
 ) -> None:
-    if bytes_monthly is None and monthly is not None:
-        assert "is less than" in str(
-            refusal(manifest({"dailyLimit": daily, "monthlyLimit": monthly}))
-        )
-        monthly = None
     found = read({"dailyLimit": daily, "monthlyLimit": monthly})
     assert (found.daily_limit, found.monthly_limit) == (bytes_daily, bytes_monthly)
 
@@ -177,10 +172,10 @@ def test_a_month_below_a_day_is_refused_with_both_numbers(daily: object, monthly
         assert str(budget.parse_quantity(limit, "")) in str(refused)
 
 
-SUFFIXES = {"": Decimal(1)}
-SUFFIXES |= {s: Decimal(10) ** (3 * i) for i, s in enumerate(["k", "M", "G", "T", "P", "E"], 1)}
+SUFFIXES = {"": Fraction(1)}
+SUFFIXES |= {s: Fraction(10) ** (3 * i) for i, s in enumerate(["k", "M", "G", "T", "P", "E"], 1)}
 SUFFIXES |= {
-    s: Decimal(2) ** (10 * i) for i, s in enumerate(["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"], 1)
+    s: Fraction(2) ** (10 * i) for i, s in enumerate(["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"], 1)
 }
 
 
@@ -190,7 +185,7 @@ SUFFIXES |= {
 )
 def test_a_quantity_is_its_digits_times_its_unit(digits: str, suffix: str) -> None:
     """Digits and suffix give their exact product, or are refused from 2^63 on."""
-    product = int(Decimal(digits) * SUFFIXES[suffix])
+    product = int(Fraction(digits) * SUFFIXES[suffix])
     if product < 2**63:
         assert budget.parse_quantity(digits + suffix, "here") == product
     else:
@@ -282,7 +277,6 @@ def test_a_bad_spec_is_refused_with_field_and_reason(
         ({"apiVersion": None}, "apiVersion"),
         ({"kind": "LogBudget"}, "kind"),
         ({"kind": 5}, "kind"),
-        ({"spec": None}, "spec.dailyLimit"),
         ({"spec": {}}, "spec.dailyLimit"),
         ({"spec": "1000"}, "spec"),
         ({"specs": {}}, "specs"),
@@ -324,6 +318,7 @@ def test_what_is_no_manifest_is_refused(given: object) -> None:
 
 
 def test_null_is_absent() -> None:
+    assert refusal(manifest() | {"spec": None}).field == "spec.dailyLimit"
     nulls = dict.fromkeys(budget.SPEC_FIELDS - {"dailyLimit"})
     metadata = {"name": "a", "namespace": None, "creationTimestamp": None}
     found = budget.Budget.from_manifest(
@@ -367,7 +362,7 @@ def test_what_the_api_server_took_is_forgiven_an_unknown_zone_and_later_fields()
 
 
 def test_what_the_api_server_took_is_not_forgiven_a_limit() -> None:
-    with pytest.raises(errors.BadBudget, match="spec.dailyLimit"):
+    with pytest.raises(errors.BadBudget, match=r"spec\.dailyLimit"):
         budget.Budget.from_manifest(manifest({}), tolerated=[])
 
 
@@ -409,12 +404,14 @@ def test_whatever_a_manifest_holds_it_is_a_budget_or_a_short_refusal(
     try:
         found = budget.Budget.from_manifest(given)
     except errors.BadBudget as refused:
-        assert str(refused).isprintable()
-        assert len(str(refused)) < 400
+        message = str(refused)
     else:
+        message = ""
         assert 0 <= found.daily_limit <= 2**63 - 1
         assert found.monthly_limit is None or found.daily_limit <= found.monthly_limit < 2**63
         assert budget.key_of(given) == found.key
+    assert message.isprintable()
+    assert len(message) < 400
 
 
 @pytest.mark.parametrize(

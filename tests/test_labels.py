@@ -146,7 +146,7 @@ OBJECTS: list[tuple[bytes, dict[str, str] | None]] = [
     # any value is its text
     (
         b'{"a":1.50,"b":true,"c":false,"d":null,"e":-0}',
-        dict(a="1.50", b="true", c="false", d="null", e="-0"),
+        {"a": "1.50", "b": "true", "c": "false", "d": "null", "e": "-0"},
     ),
     (b'{"a":{"x": [1, "}"]},"b":[ ]}', {"a": '{"x": [1, "}"]}', "b": "[ ]"}),
     (b'{"a":["\\u0041"]}', {"a": '["A"]'}),
@@ -180,8 +180,8 @@ OBJECTS: list[tuple[bytes, dict[str, str] | None]] = [
     (b'{"a":"b","namespace=\\"shop\\",n":"x"}', {"a": "b", "namespace": "shop", "n": "x"}),
     (b'{"n=\\"1\\",a":"2","n":"3"}', {"n": "3", "a": "2"}),
     (b'{"#\\na":"b"}', A),
-    (b'{"a=`":"\\u0001\\u00ad","`,b":"c"}', {"a": '="\\x01\\u00ad", ', "b": "c"}),
-    (b'{"a=\'":"\\u0007\\u2028","\',b":"c"}', {"a": '="\a\u2028", ', "b": "c"}),
+    (b'{"a=`":"\\u0001\\u00ad","b`,c":"d"}', {"a": '="\\x01\\u00ad", b', "c": "d"}),
+    (b'{"a=\'":"\\u0007\\u2028","b\',c":"d"}', {"a": '="\a\u2028", b', "c": "d"}),
 ]
 
 # Verified against json-iterator 1.1.12, read byte by byte.
@@ -205,8 +205,8 @@ WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\uf
 NAMES = st.from_regex(r"[a-zA-Z_][a-zA-Z0-9_]{0,8}", fullmatch=True)
 LABELS = st.dictionaries(NAMES, WORDS, max_size=8)
 PIECES = st.sampled_from(
-    ["{", "}", ",", "=", '"', "'", "`", "\\", "#", "\n", "\\x", "41", "\\u00e9", "a", "sum", " "]
-    + ["\ufffd", "\udcff", "é", '"x"', "\\ud800", "\\777", "a=", ":", "on"]
+    (*"{},=\"'`\\#\n :", "\\x", "41", "\\u00e9", "a", "a=", "sum", "on", '"x"')
+    + ("\ufffd", "\udcff", "é", "\\ud800", "\\777")
 )
 
 
@@ -307,7 +307,7 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("size", [MIB // 2, pytest.param(16 * MIB, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [MIB // 4, pytest.param(4 * MIB, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_text_takes_linear_time(name, size):
     before, repeated, after = HOSTILE[name]

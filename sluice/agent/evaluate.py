@@ -19,7 +19,9 @@ def blueprint(
     """The two routes; `read` gives the request's body."""
     routes = flask.Blueprint("evaluate", __name__)
 
-    def judged(namespaces: list[str], sizes: list[int], charge: bool) -> tuple[list[int], list[int]]:
+    def judged(
+        namespaces: list[str], sizes: list[int], charge: bool
+    ) -> tuple[list[int], list[int]]:
         teams = door.resolve(namespaces)
         actions = door.evaluate(teams, np.array(sizes, np.int64), now=clock(), charge=charge)
         return teams.tolist(), actions.tolist()
