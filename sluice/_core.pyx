@@ -13,8 +13,8 @@ from sluice._json cimport scan_json as scan_json_body
 from sluice._json_split cimport split_json as split_json_body
 from sluice._judge cimport PROTOBUF, TALLY_COLUMNS, Push, judge_push
 from sluice._scan cimport (
-    BAD_ESCAPE, BAD_JSON, BAD_TAG, BAD_TYPE, BAD_TYPE_JSON, ENTRY_COLUMNS, OK, OVERLONG,
-    STREAM_COLUMNS, STREAM_COUNT, STREAM_FIRST, TOO_DEEP, TRUNCATED, Found,
+    BAD_ESCAPE, BAD_JSON, BAD_TAG, BAD_TYPE, BAD_TYPE_JSON, ENTRY_COLUMNS, OK, OVERLONG, REPEATED,
+    STREAM_COLUMNS, STREAM_COUNT, STREAM_FIRST, TOO_DEEP, TRUNCATED, UNFINISHED, Found,
 )
 from sluice._split cimport split_push as split_push_body
 from sluice._wire cimport scan_push as scan_push_body
@@ -31,7 +31,9 @@ WORDS = {
     BAD_JSON: "not what JSON allows here",
     BAD_TYPE_JSON: "a JSON value of a kind that a push cannot have here",
     BAD_ESCAPE: "an escape sequence that Loki refuses",
-    TOO_DEEP: "nested too deep",
+    TOO_DEEP: "nested deeper than 10000 levels",
+    UNFINISHED: "the body ends inside a JSON value",
+    REPEATED: "a second list under the same key, which Loki would mix with the first",
 }
 
 
@@ -164,15 +166,15 @@ def evaluate(
 
 cdef check_rows(const int64_t[:, ::1] stream, const int64_t[:, ::1] entry, int64_t outcomes):
     """Rows must be those of a scan: the loops follow their offsets without another look."""
+    cdef int64_t entries = min(entry.shape[0], outcomes)
+    cdef int64_t s
     if stream.shape[1] != STREAM_COLUMNS or entry.shape[1] != ENTRY_COLUMNS:
         raise ValueError(f"rows of {stream.shape[1]} and {entry.shape[1]} columns")
-    cdef int64_t last = stream.shape[0] - 1
-    cdef int64_t entries = 0
-    if last >= 0:
-        entries = stream[last, STREAM_FIRST] + stream[last, STREAM_COUNT]
-    if entries > entry.shape[0] or entries > outcomes:
-        raise ValueError(
-            f"{entries} entries in the streams, {entry.shape[0]} rows, {outcomes} outcomes")
+    for s in range(stream.shape[0]):
+        if not 0 <= stream[s, STREAM_FIRST] <= entries - stream[s, STREAM_COUNT]:
+            raise ValueError(
+                f"stream {s}: {stream[s, STREAM_COUNT]} entries from {stream[s, STREAM_FIRST]} on,"
+                f" {entry.shape[0]} rows, {outcomes} outcomes")
 
 
 def judge(

@@ -297,9 +297,8 @@ class Gate:
         self.ledger.register(share)
         judgement = Judgement(self.ledger, share, received, tally)
         try:
-            # The lost ones: sampled out and dropped.
-            lost = int(tally[:, 5].sum() + tally[:, 7].sum())
-            if lost < len(entry) or not lost:
+            kept_entries, lost = int(tally[:, 3].sum()), int(tally[:, 5].sum() + tally[:, 7].sum())
+            if kept_entries or not lost:
                 judgement.body, judgement.encoding = self._forwarded(
                     body, decoded, dialect, (stream, entry, outcome) if lost else None, scratch
                 )

@@ -91,7 +91,7 @@ def test_a_month_ends_where_the_calendar_turns_its_page(zone: str, now: float) -
     date = date_at(own, now)
     assert found.month == date.year * 12 + date.month - 1
     assert found.end <= found.month_end
-    hours = [now + i * HOUR for i in range(int((found.month_end - now) // HOUR) + 1)]
+    hours = [now + i * HOUR for i in range(math.ceil((found.month_end - now) / HOUR))]
     shown = {date_at(own, hour).replace(day=1) for hour in (*hours, found.month_end - 1)}
     assert shown == {date.replace(day=1)}
     assert date_at(own, found.month_end).replace(day=1) != date.replace(day=1)
@@ -103,7 +103,7 @@ def test_windows_follow_one_another_without_gap(zone: str, now: float) -> None:
     found = window.open_windows(zone, now)
     after = window.open_windows(zone, found.end)
     assert after.start == found.end
-    assert window.open_windows(zone, math.nextafter(found.end, 0)) == found
+    assert window.open_windows(zone, math.nextafter(found.end, -math.inf)) == found
     assert window.open_windows(zone, found.start) == found
     # From the last day of a month its end is the day's.
     assert (after.month != found.month) == (found.end == found.month_end)
@@ -125,8 +125,8 @@ def test_windows_follow_one_another_without_gap(zone: str, now: float) -> None:
         # 1 November lasts a minute, then 31 October returns for 59.
         ("America/St_Johns", "2009-11-01T02:30:30", "2009-11-01T02:30", 1 / 60),
         ("America/St_Johns", "2009-11-01T02:31", "2009-11-01T02:31", 59 / 60),
-        # 30 September 1969 was shown twice.
-        ("Pacific/Kwajalein", "1969-09-30T13:30", "1969-09-30T13:00", 23),
+        # 30 September 1969 began again when it was over.
+        ("Pacific/Kwajalein", "1969-09-30T13:30", "1969-09-29T13:00", 47),
     ],
 )
 def test_odd_days_are_as_long_as_they_are(zone: str, now: str, start: str, hours: float) -> None:
@@ -238,5 +238,5 @@ def test_an_instant_may_come_as_number_or_as_aware_datetime() -> None:
 
 @pytest.mark.parametrize("now", [datetime.datetime(2026, 11, 24), math.nan, math.inf])
 def test_what_is_no_instant_is_refused(now: float | datetime.datetime) -> None:
-    with pytest.raises(ValueError, match="has no time zone|is not an instant"):
+    with pytest.raises(ValueError, match=r"has no time zone|is not an instant"):
         window.instant(now)

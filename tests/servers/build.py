@@ -184,6 +184,10 @@ def install_debian(names: list[str]) -> None:
         done = subprocess.run(command.split(), env=env, stdout=subprocess.DEVNULL, check=False)
         if done.returncode:
             raise Missing(f"{command} failed; only benchmarks use {', '.join(absent)}")
+    if "nginx" in absent and shutil.which("systemctl"):
+        # The package starts a web server on port 80, which nobody asked for.
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        subprocess.run(["systemctl", "disable", "--now", "nginx"], check=False, **quiet)
 
 
 def main() -> int:
