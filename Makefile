@@ -27,7 +27,8 @@ build: $(VENV)/.core  ## set up .venv and compile the core
 check: build $(VENV)/.dev  ## format, lint, types, the stub, import contracts
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
-	$(VENV)/bin/cython-lint sluice/*.pyx sluice/*.pxd
+	@# It calls pycodestyle by name.
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint sluice/*.pyx sluice/*.pxd
 	$(PY) -m mypy
 	$(PY) -m mypy.stubtest sluice._core --allowlist tests/stub-allowlist.txt
 	$(VENV)/bin/lint-imports

@@ -109,7 +109,9 @@ cdef inline bint keep_copy(Batch *b, int32_t team, Copy *copy) noexcept nogil:
     return True
 
 
-cdef inline int64_t evaluate_chunk(Batch *b, int64_t at, Copy *copies, int32_t *seen) noexcept nogil:
+cdef inline int64_t evaluate_chunk(
+    Batch *b, int64_t at, Copy *copies, int32_t *seen
+) noexcept nogil:
     """Evaluate a chunk team by team; returns where the next one begins."""
     cdef int64_t end = min(b.n, at + CHUNK)
     cdef int64_t teams = 0

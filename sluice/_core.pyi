@@ -5,13 +5,13 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer
 
-Int64s = NDArray[np.int64]
-Int32s = NDArray[np.int32]
-Bytes = NDArray[np.uint8]
+_Int64s = NDArray[np.int64]
+_Int32s = NDArray[np.int32]
+_Bytes = NDArray[np.uint8]
 
 WORDS: dict[int, str]
 
-def scan_push(body: Buffer, stream_out: Int64s, entry_out: Int64s) -> tuple[int, int]:
+def scan_push(body: Buffer, stream_out: _Int64s, entry_out: _Int64s) -> tuple[int, int]:
     """Find the streams and entries of a protobuf PushRequest (not compressed).
 
     Args:
@@ -30,16 +30,18 @@ def scan_push(body: Buffer, stream_out: Int64s, entry_out: Int64s) -> tuple[int,
     Threads: any number, each with its own outputs. Runs without the GIL.
     """
 
-def scan_json(body: Buffer, legacy: bool, stream_out: Int64s, entry_out: Int64s) -> tuple[int, int]:
+def scan_json(
+    body: Buffer, legacy: bool, stream_out: _Int64s, entry_out: _Int64s
+) -> tuple[int, int]:
     """The same for a JSON push: Loki's v1 dialect, or the legacy one."""
 
 def evaluate(
-    team: Int32s,
-    size: Int64s,
-    rule: Int64s,
-    used: Int64s,
-    action_out: Bytes,
-    tally_out: Int64s,
+    team: _Int32s,
+    size: _Int64s,
+    rule: _Int64s,
+    used: _Int64s,
+    action_out: _Bytes,
+    tally_out: _Int64s,
 ) -> None:
     """Judge a batch of (team, size) pairs and charge what is not dropped.
 
@@ -66,14 +68,14 @@ def evaluate(
 def judge(
     body: Buffer,
     dialect: int,
-    stream: Int64s,
-    entry: Int64s,
-    team: Int32s,
-    slot: Int32s,
-    rule: Int64s,
-    used: Int64s,
-    outcome_out: Bytes,
-    tally_out: Int64s,
+    stream: _Int64s,
+    entry: _Int64s,
+    team: _Int32s,
+    slot: _Int32s,
+    rule: _Int64s,
+    used: _Int64s,
+    outcome_out: _Bytes,
+    tally_out: _Int64s,
 ) -> None:
     """Decide every entry of a scanned push, sampling those in the throttle band.
 
@@ -94,7 +96,7 @@ def judge(
     """
 
 def split(
-    body: Buffer, dialect: int, stream: Int64s, entry: Int64s, outcome: Bytes, out: Buffer
+    body: Buffer, dialect: int, stream: _Int64s, entry: _Int64s, outcome: _Bytes, out: Buffer
 ) -> int:
     """Write the body without the entries whose outcome is not 0; returns its size in bytes.
 
@@ -103,7 +105,7 @@ def split(
     Threads: any number, each with its own `out`. Runs without the GIL.
     """
 
-def add(cell: Int64s, at: Int32s, n: Int64s) -> None:
+def add(cell: _Int64s, at: _Int32s, n: _Int64s) -> None:
     """Add n[i] (int64) to cell[at[i]] (int64, int32), each atomically; n may be negative."""
 
 def entry_hash(labels: Buffer, time: Buffer, line: Buffer) -> int:

@@ -94,7 +94,9 @@ def scan_json(
     return found.streams, found.entries
 
 
-cdef int64_t first_bad(const int32_t *team, const int64_t *size, int64_t n, int64_t teams) noexcept nogil:
+cdef int64_t first_bad(
+    const int32_t *team, const int64_t *size, int64_t n, int64_t teams
+) noexcept nogil:
     """The first entry whose team or size is out of range, or -1."""
     cdef int64_t i
     for i in range(n):

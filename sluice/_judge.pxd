@@ -48,7 +48,9 @@ cdef struct Push:
     const int64_t *entry
 
 
-cdef inline uint64_t entry_hash(const Push *push, const int64_t *entry, uint64_t seed) noexcept nogil:
+cdef inline uint64_t entry_hash(
+    const Push *push, const int64_t *entry, uint64_t seed
+) noexcept nogil:
     """The sampling hash of one entry; `seed` is that of its stream's labels."""
     cdef Cursor c
     cdef Span message, time, line

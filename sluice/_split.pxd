@@ -14,7 +14,9 @@ from sluice._scan cimport (
 )
 
 
-cdef inline uint8_t *copied(uint8_t *out, const uint8_t *body, int64_t at, int64_t end) noexcept nogil:
+cdef inline uint8_t *copied(
+    uint8_t *out, const uint8_t *body, int64_t at, int64_t end
+) noexcept nogil:
     memcpy(out, body + at, end - at)
     return out + (end - at)
 

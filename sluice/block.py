@@ -51,6 +51,16 @@ PLAIN_TAGS = frozenset({None, *(f"{TAG}{kind}" for kind in ("bool", "int", "floa
 COLLECTION_TAGS = frozenset({None, "!", f"{TAG}map", f"{TAG}seq"})
 
 
+class BadYaml(errors.BadBudget):
+    """A text that cannot be read as YAML: `reason` and, counted from 1, the `line` of it."""
+
+    def __init__(self, reason: str, line: int, column: int | None = None) -> None:
+        where = f"line {line}" if column is None else f"line {line}, column {column}"
+        super().__init__(f"{where}: {reason}")
+        self.reason = reason
+        self.line = line
+
+
 class Block(dict[str, object]):
     """A mapping that knows on which lines, counted from 1, it and its keys stand."""
 
@@ -83,20 +93,22 @@ def read(text: str, loader: Any = LOADER) -> list[Root]:
     """Read all documents of a text, the empty ones too.
 
     Raises:
-        BadBudget: it is not YAML, or nested too deep; says in which line and column.
+        BadYaml: it is not YAML, or nested too deep; says in which line.
     """
     text = text.removeprefix("\ufeff")
     found = UNPRINTABLE.search(text)
     if found is not None:
         line = text.count("\n", 0, found.start()) + 1
-        raise errors.BadBudget(f"line {line}: character {found[0]!a} is not allowed")
+        raise BadYaml(f"character {found[0]!a} is not allowed", line)
     try:
         return list(_roots(yaml.parse(text, Loader=loader)))
     except (yaml.YAMLError, ValueError, OverflowError) as error:
+        reason = f"not YAML: {getattr(error, 'problem', None) or error}"
+        # PyYAML's own parser gives no place for an escape that is no character.
         mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        reason = getattr(error, "problem", None) or error
-        raise errors.BadBudget(f"{where}not YAML: {reason}") from None
+        if mark is None:
+            raise BadYaml(reason, 1) from None
+        raise BadYaml(reason, mark.line + 1, mark.column + 1) from None
 
 
 def _roots(events: Iterator[Any]) -> Iterator[Root]:
@@ -155,7 +167,7 @@ class _Fold:
 
     def _start(self, event: Any, line: int) -> None:
         if len(self._open) == DEPTH_MAX:
-            raise errors.BadBudget(f"line {line}: nested deeper than {DEPTH_MAX} levels")
+            raise BadYaml(f"nested deeper than {DEPTH_MAX} levels", line)
         if event.tag not in COLLECTION_TAGS:
             self._spoil(line, f"tag {fields.shown(event.tag)} is not supported")
         if event.anchor is not None:

@@ -34,7 +34,7 @@ def read_documents(text: str) -> list[Document]:
     """Read all budgets of a text; empty documents are skipped, Lists are taken apart.
 
     Raises:
-        BadBudget: the text is not YAML; says in which line and column.
+        BadYaml: the text is not YAML; a BadBudget that says in which line and column.
     """
     return [
         _judge(index, line, manifest, root.flaw)

@@ -142,7 +142,9 @@ class Cursor:
         if wire_type == VARINT:
             self.varint()
         elif wire_type == BYTES:
-            self.at += self.length()
+            # two statements: in one, `at` would be read before length() moves it
+            size = self.length()
+            self.at += size
         elif wire_type in (FIXED64, FIXED32):
             size = 8 if wire_type == FIXED64 else 4
             if size > self.end - self.at:

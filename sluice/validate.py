@@ -15,11 +15,12 @@ def validate(paths: Sequence[Path], out: TextIO, err: TextIO) -> int:
     """
     claims: dict[str, str] = {}
     code = 0
-    for name, found in _read(paths):
+    for path, found in _read(paths):
         if isinstance(found, errors.BadBudget):
             code = 1
-            print(f"{name}: {found.message}", file=err)
+            print(watch.failure(path, found), file=err)
             continue
+        name = watch.printable(path)
         for document in found:
             problem = watch.complaint(name, document, claims)
             if problem is None:
@@ -32,24 +33,24 @@ def validate(paths: Sequence[Path], out: TextIO, err: TextIO) -> int:
 
 def _read(
     paths: Sequence[Path],
-) -> Iterator[tuple[str, list[manifest.Document] | errors.BadBudget]]:
-    """Each file's name and documents, or why there are none. A file given twice is read once."""
+) -> Iterator[tuple[Path, list[manifest.Document] | errors.BadBudget]]:
+    """Each file and its documents, or why there are none. A file given twice is read once."""
     seen: set[Path] = set()
     for path in paths:
         try:
             files = watch.manifest_files(path)
         except OSError as error:
-            yield watch.printable(path), errors.BadBudget(watch.reason(error))
+            yield path, errors.BadBudget(watch.reason(error))
             continue
         empty = True
         for file in files:
             found = _documents(file)
             empty = empty and found == []
             if found and file.absolute() not in seen:
-                yield watch.printable(file), found
+                yield file, found
             seen.add(file.absolute())
         if empty:
-            yield watch.printable(path), errors.BadBudget("no document in it")
+            yield path, errors.BadBudget("no document in it")
 
 
 def _documents(file: Path) -> list[manifest.Document] | errors.BadBudget:

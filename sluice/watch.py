@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sluice import budget, errors, manifest
+from sluice import block, budget, errors, manifest
 
 FILE_MAX = 16 * 2**20
 SUFFIXES = (".yaml", ".yml")
@@ -33,7 +33,8 @@ Signature = tuple[int, int, int, int, int]
 class Problem:
     """Something in a file that is not in force, and where.
 
-    `index` and `line` are those of manifest.Document, None when the whole file is meant.
+    `index` and `line` are those of manifest.Document; `index` is None when the whole file is
+    meant, and `line` too unless it is known where the file stops being YAML.
     """
 
     file: str
@@ -106,7 +107,7 @@ class BudgetFiles:
         try:
             paths = manifest_files(self.path)
         except OSError as error:
-            problem = Problem(printable(self.path), None, None, None, reason(error))
+            problem = failure(self.path, errors.BadBudget(reason(error)))
             if first:
                 raise errors.BadBudget(str(problem)) from None
             self._merged = {}
@@ -226,6 +227,13 @@ def complaint(file: str, document: manifest.Document, claims: dict[str, str]) ->
     return Problem(file, document.index, document.line, key, message)
 
 
+def failure(path: Path, error: errors.BadBudget) -> Problem:
+    """Say why a whole file is refused."""
+    if isinstance(error, block.BadYaml):
+        return Problem(printable(path), None, error.line, None, error.reason)
+    return Problem(printable(path), None, None, None, error.message)
+
+
 def printable(path: Path) -> str:
     """A path for people to read: on one line, whatever bytes it is made of."""
     text = str(path)
@@ -233,8 +241,7 @@ def printable(path: Path) -> str:
 
 
 def _failed(path: Path, old: _File, error: errors.BadBudget) -> _File:
-    problem = Problem(printable(path), None, None, None, error.message)
-    return replace(old, signature=None, digest=b"", failure=problem)
+    return replace(old, signature=None, digest=b"", failure=failure(path, error))
 
 
 def _fetch(
@@ -279,9 +286,7 @@ def _parse(content: bytes) -> list[manifest.Document]:
         text = content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise errors.BadBudget(
-            f"line {line}: byte 0x{content[error.start]:02x} is not UTF-8"
-        ) from None
+        raise block.BadYaml(f"byte 0x{content[error.start]:02x} is not UTF-8", line) from None
     return manifest.read_documents(text)
 
 

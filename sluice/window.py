@@ -129,9 +129,7 @@ def _windows_of_day(time_zone: str, utc_day: int) -> tuple[tuple[float, ...], tu
         find_zone(time_zone), (utc_day - BEHIND_DAYS) * DAY_S, (utc_day + AHEAD_DAYS) * DAY_S
     )
     windows = []
-    for i in range(1, len(days)):
-        if starts[i] >= (utc_day + 1) * DAY_S:
-            break
+    for i in range(1, bisect.bisect_left(starts, (utc_day + 1) * DAY_S)):
         month = _month_of(days[i])
         j = next(j for j in range(i + 1, len(days)) if _month_of(days[j]) != month)
         windows.append(

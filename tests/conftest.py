@@ -56,7 +56,10 @@ def upstream(tmp_path: Path) -> Iterator[Upstream]:
 
 @pytest.fixture
 def sluice(tmp_path: Path) -> Iterator[Callable[..., Sluice]]:
-    """A maker of `harness.Sluice`: `sluice(budgets, upstream_url, ...)` starts `sluice run`."""
+    """A maker of `harness.Sluice`: `sluice(budgets, upstream_url, ...)` starts `sluice run`.
+
+    At the end each one that still runs is asked to stop, as its supervisor would.
+    """
     made: list[Sluice] = []
 
     def make(budgets: list[dict[str, Any]], upstream: str, **more: Any) -> Sluice:
@@ -66,5 +69,10 @@ def sluice(tmp_path: Path) -> Iterator[Callable[..., Sluice]]:
         return made[-1].start()
 
     yield make
-    for server in made:
-        server.kill()
+    try:
+        for server in made:
+            if server.process is not None:
+                assert server.stop() == 0, server.tail()
+    finally:
+        for server in made:
+            server.kill()

@@ -55,9 +55,14 @@ def push(*streams: bytes) -> bytes:
 # -- strategies ---------------------------------------------------------------------------------
 
 
-def joined(*fields: st.SearchStrategy[bytes], most: int) -> st.SearchStrategy[bytes]:
-    """A message of up to `most` of these fields, in any order and number."""
-    return st.lists(st.one_of(*fields), max_size=most).map(b"".join)
+@st.composite
+def joined(
+    draw: st.DrawFn, *fields: st.SearchStrategy[bytes], least: int = 0, most: int
+) -> bytes:
+    """A message of so many of these fields; what is named twice comes twice as often."""
+    # not st.one_of, which forgets repetitions
+    chosen = st.lists(st.sampled_from(range(len(fields))), min_size=least, max_size=most)
+    return b"".join(draw(fields[i]) for i in draw(chosen))
 
 
 def unknown_fields(numbers: st.SearchStrategy[int], width: st.SearchStrategy[int]):
@@ -104,11 +109,11 @@ def pushes(*, foreign: bool = True) -> st.SearchStrategy[bytes]:
     pairs = joined(known(1, NAMES), known(2, LINES), unknown, most=3)
     # Loki judges timestamps and `parsed`: to Sluice they are any bytes; to others, messages.
     opaque = st.binary(max_size=9) if foreign else st.just(tag(1, VARINT) + varint(7))
-    entries = joined(
-        known(1, opaque), known(2, LINES), known(3, pairs),
-        known(4, opaque if foreign else pairs), unknown, most=5,
-    )  # fmt: skip
-    own = known(2, entries)
-    streams = joined(known(1, st.binary(max_size=12)), own, own, own, hashes, unknown, most=8)
-    own = known(1, streams)
-    return joined(own, own, own, known(2, st.binary(max_size=4)), unknown, most=6)
+    time, line, pair = known(1, opaque), known(2, LINES), known(3, pairs)
+    parsed = known(4, opaque if foreign else pairs)
+    entries = joined(time, line, line, pair, parsed, unknown, least=1, most=5)
+    own, labels = known(2, entries), known(1, st.binary(max_size=12))
+    streams = joined(own, own, own, own, labels, hashes, unknown, least=3, most=10)
+    own, empty = known(1, streams), st.just(sized(1, b""))
+    formats = known(2, st.binary(max_size=4))
+    return joined(own, own, own, own, empty, formats, unknown, least=1, most=5)

@@ -176,6 +176,7 @@ OBJECTS: list[tuple[bytes, dict[str, str] | None]] = [
     (b'{"a.b":"c"}', None),
     (b'{"":"c"}', None),
     (b'{"\\"a b\\"":"c"}', {"a b": "c"}),
+    (b'{"\\"a b\\"":"\xff\x01\\u2028\\udb40\\udc01"}', {"a b": "\udcff\x01\u2028\U000e0001"}),
     (b'{"a=\\"b\\", c":"d"}', {"a": "b", "c": "d"}),
     (b'{"a":"b","namespace=\\"shop\\",n":"x"}', {"a": "b", "namespace": "shop", "n": "x"}),
     (b'{"n=\\"1\\",a":"2","n":"3"}', {"n": "3", "a": "2"}),

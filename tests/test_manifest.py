@@ -1,5 +1,6 @@
 """YAML text becomes documents, each a budget or a refusal, read as kubectl reads it."""
 
+import contextlib
 import json
 import math
 from typing import Any
@@ -283,13 +284,13 @@ def test_a_list_with_shared_fields_gives_whole_budgets() -> None:
 )
 @pytest.mark.parametrize("loader", LOADERS)
 def test_plain_scalars_mean_what_they_mean_to_kubectl(text: str, value: Any, loader: Any) -> None:
-    # In a list "-" would begin another list.
+    # In a list a hyphen would begin another list.
     if text == "-":
         assert block.plain(text) == value
         return
     [root] = block.read(f"- {text}\n", loader)
     assert root.value == [value]
-    assert type(root.value[0]) in (type(value), block.Block)  # type: ignore[index]
+    assert type(root.value[0]) in (type(value), block.Block)
     assert root.flaw is None
 
 
@@ -322,12 +323,13 @@ def test_json_reads_as_itself(value: object, loader: Any) -> None:
 
 @given(st.text() | st.text("-:[]{}&*a1 \n'\"!<,?#|>%@"), st.sampled_from(LOADERS))
 def test_any_text_is_documents_or_refused(text: str, loader: Any) -> None:
-    """Any text gives documents, each with a value or a flaw, or a BadBudget; nothing else."""
+    """Any text gives documents, or a BadBudget; nothing else."""
     try:
         roots = block.read(text, loader)
     except errors.BadBudget as refused:
         message = str(refused)
     else:
         message = "".join(root.flaw.message for root in roots if root.flaw)
-        assert [bool(d.budget) for d in manifest.read_documents(text)].count(True) == 0
     assert "\n" not in message
+    with contextlib.suppress(errors.BadBudget):
+        assert all(document.error for document in manifest.read_documents(text))

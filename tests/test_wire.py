@@ -241,9 +241,16 @@ def test_incompressible_protobuf_may_be_longer_inside_gzip_than_decoded():
     assert decode(gzip.compress(snappy(noise)), "gzip", limit=len(noise)) == noise
 
 
-def test_a_declared_length_is_refused_before_memory_is_taken():
-    scratch = loki.Scratch()
+@pytest.fixture
+def peak():
+    """The most memory that Python held at a time since the test began."""
     tracemalloc.start()
+    yield lambda: tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+
+def test_a_declared_length_is_refused_before_memory_is_taken(peak):
+    scratch = loki.Scratch()
     for size in (LIMIT + 1, 2**32 - 1):
         with pytest.raises(errors.TooLarge) as refusal:
             decode(varint(size) + b"x", scratch=scratch)
@@ -254,8 +261,7 @@ def test_a_declared_length_is_refused_before_memory_is_taken():
     zstd_4_gib = b"\x28\xb5\x2f\xfd\xa0" + struct.pack("<I", 2**32 - 1)
     with pytest.raises(errors.TooLarge, match="4294967295 bytes"):
         decode(zstd_4_gib, "zstd", Dialect.JSON, scratch=scratch)
-    assert tracemalloc.get_traced_memory()[1] < MIB
-    tracemalloc.stop()
+    assert peak() < MIB
     assert scratch.room(0) == b""
 
 
@@ -275,23 +281,21 @@ def deflate_bomb(size: int, wbits: int) -> bytes:
 @pytest.mark.parametrize(
     ("encoding", "bomb"),
     [
-        ("gzip", deflate_bomb(256 * MIB, 31)),
+        ("gzip", deflate_bomb(64 * MIB, 31)),
         ("gzip", 40 * deflate_bomb(MIB, 31)),
-        ("deflate", deflate_bomb(256 * MIB, -15)),
-        ("deflate", deflate_bomb(256 * MIB, 15)),
+        ("deflate", deflate_bomb(64 * MIB, -15)),
+        ("deflate", deflate_bomb(64 * MIB, 15)),
         ("zstd", zstd_bomb(250)),
         ("zstd", zstd_bomb(2**15)),
         ("zstd", 250 * zstd_bomb(1)),
     ],
 )
-def test_a_bomb_stops_at_the_limit(encoding, bomb, dialect):
+def test_a_bomb_stops_at_the_limit(encoding, bomb, dialect, peak):
     scratch = loki.Scratch()
-    tracemalloc.start()
-    with pytest.raises(errors.TooLarge, match=r"at least \d+ bytes, at most \d+ are allowed"):
+    with pytest.raises(errors.TooLarge, match="at least 4194305 bytes, at most 4194304 are"):
         decode(bomb, encoding, dialect, 4 * MIB, scratch)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < len(bomb) + 8 * MIB
+    # the output, a chunk of it, and what Python allocates in advance
+    assert peak() < 7 * MIB
     assert len(scratch.room(0)) <= 4 * MIB
 
 
@@ -300,7 +304,7 @@ def test_a_snappy_bomb_in_gzip_is_refused_by_what_it_declares():
         decode(gzip.compress(varint(2**32 - 1) + bytes(MIB)), "gzip")
 
 
-def test_a_million_tiny_members_do_not_take_quadratic_time():
+def test_many_tiny_members_do_not_take_quadratic_time():
     member = gzip.compress(b"")
     assert decode(MIB // len(member) * member + gzip.compress(PUSH), "gzip", Dialect.JSON) == PUSH
 

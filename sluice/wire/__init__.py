@@ -1,6 +1,6 @@
-"""Wire formats: bodies as shippers send them, and the labels inside.
+"""Wire formats: bodies as shippers send them, and the label text inside.
 
-`loki` undoes and redoes the compression of a push, `labels` reads the label text of its
-streams. Nothing here does I/O, and nothing here judges: what Loki takes is taken, what it
-would refuse is refused or left for Loki to refuse.
+`loki` tells what a push is written in, and undoes and redoes its compression (`inflate`
+does the bounded part); `labels` reads the labels of its streams (`escapes` the JSON strings
+in them). Nothing here does I/O or judges, and what Loki takes is taken.
 """

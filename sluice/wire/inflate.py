@@ -1,7 +1,8 @@
 """gzip, deflate and zstd, undone within a bound.
 
 Rule 1: nothing grows past the bound. zlib is asked for no more than is left of it, zstd
-writes into a buffer of that size; 1 KB that would become 4 GB stops there.
+writes into a buffer of that size (and keeps a window, of as much again at the worst); 1 KB
+that would become 4 GB stops there.
 Rule 2: deflate is read raw first, as Loki reads it, and as zlib's only where Loki could get
 nothing from it. The other way round, one body could mean two things.
 Rule 3: lenient means: what came out before an error is the result. Loki reads JSON as a

@@ -1,0 +1,313 @@
+"""The compiled core and its reference agree on everything: values, or refusal and its text."""
+
+import json
+import random
+
+import handmade
+import numpy as np
+import pytest
+import twins
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twins import JSON, LEGACY, PROTOBUF, USED_MAX, Rule
+
+from sluice import _core, reference
+from sluice.policy import KEEP_ALL
+
+TWINS = (_core, reference)
+
+
+def assert_agree(call) -> None:
+    """Both give the same for `call(core)`."""
+    compiled, plain = (twins.outcome_of(lambda core=core: call(core)) for core in TWINS)
+    assert compiled == plain
+
+
+def listed_scan(core, body: bytes) -> list:
+    return twins.listed(*twins.scan(core, body))
+
+
+# -- scan ---------------------------------------------------------------------------------------
+
+# Bytes that mean something to a scanner, far more often than chance has them.
+TELLING = st.lists(
+    st.one_of(
+        st.sampled_from([0x00, 0x01, 0x02, 0x0A, 0x12, 0x1A, 0x2B, 0x2C, 0x7F, 0x80, 0xFF]),
+        st.integers(0, 255),
+    ),
+    max_size=40,
+).map(bytes)
+
+
+@settings(max_examples=300)
+@given(st.one_of(st.binary(max_size=60), TELLING))
+def test_scans_agree_on_any_bytes(body: bytes) -> None:
+    """Any bytes give the same rows, or the same refusal in the same words."""
+    assert_agree(lambda core: listed_scan(core, body))
+
+
+@settings(max_examples=300)
+@given(TELLING, st.integers(0, 2))
+def test_scans_agree_on_what_messages_hold(inside: bytes, depth: int) -> None:
+    """Any bytes inside a stream, an entry or a pair give the same rows or the same refusal."""
+    for number in (3, 2, 1)[2 - depth :]:
+        inside = handmade.sized(number, inside)
+    assert_agree(lambda core: listed_scan(core, inside))
+
+
+@given(handmade.pushes())
+def test_scans_agree_on_pushes(body: bytes) -> None:
+    """A push is accepted by both, with the same rows."""
+    rows = listed_scan(_core, body)
+    assert rows == listed_scan(reference, body)
+
+
+@given(handmade.pushes(), st.integers(0, 9), st.integers(0, 9))
+def test_scans_agree_on_what_they_leave_out(body: bytes, streams: int, entries: int) -> None:
+    """With too little room both write the same rows and count the same."""
+
+    def scanned(core) -> list:
+        rows = np.full((streams, 8), -7), np.full((entries, 3), -7)
+        counts = core.scan_push(twins.exact(body), *rows)
+        # a stream's row is whole or untouched
+        return [counts, *twins.listed(*rows)]
+
+    assert_agree(scanned)
+
+
+@given(st.binary(max_size=300), st.binary(max_size=80), st.binary(max_size=80))
+def test_hashes_agree(labels: bytes, time: bytes, line: bytes) -> None:
+    """Any parts have the same hash."""
+    parts = [twins.exact(part) for part in (labels, time, line)]
+    assert _core.entry_hash(*parts) == reference.entry_hash(*parts)
+
+
+# -- split --------------------------------------------------------------------------------------
+
+
+@given(handmade.pushes(), st.data())
+def test_splits_agree(body: bytes, data: st.DataObject) -> None:
+    """The same outcomes leave the same bytes."""
+    rows = twins.scan(_core, body)
+    n = len(rows.entry)
+    outcomes = st.lists(st.sampled_from([0, 0, 1, 2]), min_size=n, max_size=n)
+    outcome = data.draw(outcomes, "outcome")
+    assert_agree(lambda core: twins.split(core, body, rows, outcome))
+
+
+# -- evaluate -----------------------------------------------------------------------------------
+
+
+@st.composite
+def rules_near(draw: st.DrawFn, used: int) -> Rule:
+    """A rule whose thresholds a few small entries reach, or the extremes."""
+    if draw(st.integers(0, 9)) == 0:
+        hard = draw(st.sampled_from([-1, 0, USED_MAX - 1, USED_MAX]))
+        soft = draw(st.sampled_from([-1, 0, hard]).filter(lambda soft: soft <= hard))
+    else:
+        soft = max(-1, used + draw(st.integers(-3, 60)))
+        hard = soft + draw(st.integers(0, 150))
+    soft, hard = min(soft, USED_MAX), min(hard, USED_MAX)
+    keep = draw(st.sampled_from([0, 2**62, 2**63, 2**63 + 2**62, KEEP_ALL]))
+    return Rule(soft, hard, keep, int(draw(st.integers(0, 5)) == 0))
+
+
+@st.composite
+def counters(draw: st.DrawFn, most: int) -> tuple[list[Rule], list[int]]:
+    """Rules and counters of up to `most` teams."""
+    start = st.sampled_from([0, 0, 0, 7, 1000, USED_MAX - 40, USED_MAX])
+    used = draw(st.lists(start, min_size=1, max_size=most))
+    return [draw(rules_near(n)) for n in used], used
+
+
+@settings(max_examples=200)
+@given(counters(3), st.data())
+def test_batches_agree(board: tuple[list[Rule], list[int]], data: st.DataObject) -> None:
+    """A batch of any sizes and teams has the same actions, tallies and counters."""
+    rules, used = board
+    near = sorted({max(0, edge - n) for r, n in zip(rules, used, strict=True) for edge in r[:2]})
+    size = st.one_of(
+        st.sampled_from([n + d for n in near for d in (-1, 0, 1) if 0 <= n + d < USED_MAX]),
+        st.integers(0, 12),
+        st.sampled_from([2**50 - 1, 2**50, 2**53]),
+    )
+    pair = st.tuples(st.integers(-1, len(used) - 1), size)
+    n = data.draw(st.sampled_from([0, 1, 8, 16]), "at least")
+    pairs = data.draw(st.lists(pair, min_size=n, max_size=40), "pairs")
+    # the one thing that they need not agree on: sums of refused bytes beyond an int64
+    while sum(n for _, n in pairs) >= 2**63:
+        pairs.remove(max(pairs, key=lambda pair: pair[1]))
+    team, sizes = [t for t, _ in pairs], [n for _, n in pairs]
+    assert_agree(lambda core: twins.evaluate(core, team, sizes, rules, used))
+
+
+@given(st.lists(st.integers(-3, 4), max_size=6), st.lists(st.integers(-2, 9), max_size=6))
+def test_batches_are_refused_alike(team: list[int], size: list[int]) -> None:
+    """Bad teams, bad sizes and lengths that differ are refused in the same words."""
+    assert_agree(lambda core: twins.evaluate(core, team, size, [Rule(9, 12)] * 2, [0, 0]))
+
+
+def laid_out(rng: random.Random, layout: str, teams: int, n: int) -> list[int]:
+    """The team of each entry: `layout` says how long its runs are."""
+    longest = {"grouped": 6000, "runs": 12, "short": 3, "mixed": 1}
+    team: list[int] = []
+    while len(team) < n:
+        kind = rng.choice(list(longest)) if layout == "all" else layout
+        for _ in range(rng.randrange(1, 300) if longest[kind] < 6000 else 1):
+            team += [rng.randrange(-1, teams)] * rng.randrange(1, longest[kind] + 1)
+    return team[:n]
+
+
+@settings(max_examples=150)
+@given(
+    seed=st.integers(0, 2**32),
+    layout=st.sampled_from(["grouped", "runs", "short", "mixed", "all"]),
+    teams=st.sampled_from([1, 2, 5, 60, 900]),
+    n=st.sampled_from([65, 200, 1000, 4000]),
+    largest=st.sampled_from([1, 3, 300, 2**49, 2**51]),
+    tight=st.floats(0, 1.3),
+)
+def test_long_batches_agree(
+    seed: int, layout: str, teams: int, n: int, largest: int, tight: float
+) -> None:
+    """Grouped or mixed, whole runs, chunks and single entries decide the same."""
+    agree_on_long_batch(seed, layout, teams, n, largest, tight)
+
+
+@pytest.mark.parametrize(
+    ("layout", "teams", "n"),
+    [
+        # more than one chunk; fewer entries left than two per team: run by run after all
+        ("mixed", 4, 50_000),
+        ("short", 3000, 40_000),
+        ("mixed", 30_000, 40_000),
+        # in and out of chunks
+        ("all", 50, 60_000),
+        ("grouped", 3, 30_000),
+    ],
+)
+def test_batches_of_many_chunks_agree(layout: str, teams: int, n: int) -> None:
+    for seed, tight in ((1, 0.7), (2, 1.01)):
+        agree_on_long_batch(seed, layout, teams, n, 300, tight)
+
+
+def agree_on_long_batch(
+    seed: int, layout: str, teams: int, n: int, largest: int, tight: float
+) -> None:
+    """Both decide alike where each team's demand is about 1/`tight` of what it has left."""
+    rng = random.Random(seed)
+    team = laid_out(rng, layout, teams, n)
+    size = [rng.randrange(largest + 1) for _ in range(n)]
+    demand = [0] * teams
+    for t, own in zip(team, size, strict=True):
+        demand[t] += own if t >= 0 else 0
+    used = [rng.choice([0, 0, 500, USED_MAX // 2]) for _ in range(teams)]
+    rules = []
+    for before, wanted in zip(used, demand, strict=True):
+        hard = min(USED_MAX, before + int(wanted * tight * rng.choice([0.5, 1, 1, 1.5])))
+        soft = rng.choice([hard, before + (hard - before) * 4 // 5, before, -1])
+        rules.append(Rule(soft, hard, KEEP_ALL, int(rng.random() < 0.1)))
+    compiled, plain = (twins.evaluate(core, team, size, rules, used) for core in TWINS)
+    assert compiled.used == plain.used
+    assert compiled.tally == plain.tally
+    # not compared by assert: pytest would spend minutes on the difference
+    first = next((i for i in range(n) if compiled.action[i] != plain.action[i]), None)
+    assert first is None
+
+
+# -- judge --------------------------------------------------------------------------------------
+
+
+def agree_on_verdicts(body: bytes, dialect: int, data: st.DataObject) -> None:
+    """Judge the scanned body under drawn rules on both, then split it by the outcome."""
+    rows = twins.scan(_core, body, dialect)
+    rules, used = data.draw(counters(4), "rules and counters")
+    slots = st.lists(st.integers(0, len(used) - 1), min_size=1, max_size=3, unique=True)
+    slot = data.draw(slots, "slots")
+    n = len(rows.stream)
+    teams = st.lists(st.integers(0, len(slot) - 1), min_size=n, max_size=n)
+    team = data.draw(teams, "teams")
+    compiled, plain = (
+        twins.judge(core, body, rows, team, rules, used, slot=slot, dialect=dialect)
+        for core in TWINS
+    )
+    assert compiled == plain
+    assert_agree(lambda core: twins.split(core, body, rows, compiled.outcome, dialect))
+
+
+@settings(max_examples=150)
+@given(handmade.pushes(), st.data())
+def test_verdicts_agree(body: bytes, data: st.DataObject) -> None:
+    """A push under any rules has the same outcomes, tallies and counters."""
+    agree_on_verdicts(body, PROTOBUF, data)
+
+
+TEXT = st.text(max_size=20)
+
+
+@st.composite
+def json_pushes(draw: st.DrawFn) -> tuple[int, bytes]:
+    """A JSON push in one of the two dialects, as json.dumps writes it."""
+    dialect = draw(st.sampled_from([JSON, LEGACY]))
+    pairs = st.dictionaries(TEXT, TEXT, max_size=2)
+    times = st.integers(0, 2**62).map(str)
+    if dialect == JSON:
+        entry = st.one_of(
+            st.tuples(times, TEXT).map(list), st.tuples(times, TEXT, pairs).map(list)
+        )
+        stream = st.fixed_dictionaries({"stream": pairs, "values": st.lists(entry, max_size=5)})
+    else:
+        entry = st.fixed_dictionaries(
+            {"ts": times, "line": TEXT}, optional={"structuredMetadata": pairs}
+        )
+        stream = st.fixed_dictionaries({"labels": TEXT, "entries": st.lists(entry, max_size=5)})
+    document = {"streams": draw(st.lists(stream, max_size=5))}
+    ensure_ascii = draw(st.booleans())
+    written = json.dumps(document, ensure_ascii=ensure_ascii)
+    return dialect, written.encode("utf-8", "surrogatepass")
+
+
+@given(json_pushes(), st.data())
+def test_verdicts_on_json_agree(pushed: tuple[int, bytes], data: st.DataObject) -> None:
+    """A JSON push under any rules has the same outcomes, tallies, counters and split."""
+    agree_on_verdicts(pushed[1], pushed[0], data)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_verdicts_on_streams_of_many_chunks_agree(seed: int) -> None:
+    rng = random.Random(seed)
+    streams = [
+        handmade.stream(
+            rng.randbytes(9),
+            *[
+                handmade.entry(rng.randbytes(rng.randrange(30)), time=rng.randbytes(6))
+                for _ in range(rng.choice([0, 3, 511, 512, 513, 1300]))
+            ],
+        )
+        for _ in range(7)
+    ]
+    body = handmade.push(*streams)
+    rows = twins.scan(_core, body)
+    team = [rng.randrange(2) for _ in streams]
+    wanted = [
+        sum(n for n, own in zip(rows.stream[:, twins.SIZE].tolist(), team, strict=True) if own == t)
+        for t in range(2)
+    ]
+    rules = [Rule(n // 3, n * 3 // 4, 2**63, seed == 3) for n in wanted]
+    compiled, plain = (twins.judge(core, body, rows, team, rules, [0, 0]) for core in TWINS)
+    assert compiled.tally == plain.tally
+    assert compiled.used == plain.used
+    assert bytes(compiled.outcome) == bytes(plain.outcome)
+
+
+@given(
+    st.lists(st.integers(-1, 3), max_size=4),
+    st.lists(st.integers(-1, 3), max_size=3),
+    st.integers(0, 3),
+)
+def test_pushes_are_refused_alike(team: list[int], slot: list[int], cells: int) -> None:
+    """Places that do not exist are refused in the same words, or both accept them."""
+    body = handmade.push(*[handmade.stream(b"l", handmade.entry(b"line"))] * 2)
+    rows = twins.scan(_core, body)
+    rules, used = [Rule(3, 5)] * cells, [0] * cells
+    assert_agree(lambda core: twins.judge(core, body, rows, team, rules, used, slot=slot))
