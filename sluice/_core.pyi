@@ -32,8 +32,12 @@ def scan_push(body: Buffer, stream_out: _Int64s, entry_out: _Int64s) -> tuple[in
 
 def scan_json(
     body: Buffer, legacy: bool, stream_out: _Int64s, entry_out: _Int64s
-) -> tuple[int, int]:
-    """The same for a JSON push: Loki's v1 dialect, or the legacy one."""
+) -> tuple[int, int, bool]:
+    """The same for a JSON push: Loki's v1 dialect, or the legacy one.
+
+    The third value says that a legacy body repeats a list, which Loki mixes with the first one:
+    the rows have the second only, and what goes to Loki must be what split() writes of them.
+    """
 
 def evaluate(
     team: _Int32s,

@@ -13,7 +13,7 @@ from sluice._json cimport scan_json as scan_json_body
 from sluice._json_split cimport split_json as split_json_body
 from sluice._judge cimport PROTOBUF, TALLY_COLUMNS, Push, judge_push
 from sluice._scan cimport (
-    BAD_ESCAPE, BAD_JSON, BAD_TAG, BAD_TYPE, BAD_TYPE_JSON, ENTRY_COLUMNS, OK, OVERLONG, REPEATED,
+    BAD_ESCAPE, BAD_JSON, BAD_TAG, BAD_TYPE, BAD_TYPE_JSON, ENTRY_COLUMNS, OK, OVERLONG,
     STREAM_COLUMNS, STREAM_COUNT, STREAM_FIRST, TOO_DEEP, TRUNCATED, UNFINISHED, Found,
 )
 from sluice._split cimport split_push as split_push_body
@@ -33,7 +33,6 @@ WORDS = {
     BAD_ESCAPE: "an escape sequence that Loki refuses",
     TOO_DEEP: "nested deeper than 10000 levels",
     UNFINISHED: "the body ends inside a JSON value",
-    REPEATED: "a second list under the same key, which Loki would mix with the first",
 }
 
 
@@ -91,7 +90,7 @@ def scan_json(
         code = scan_json_body(&found, at, n, legacy)
     if code != OK:
         refuse(code, &found)
-    return found.streams, found.entries
+    return found.streams, found.entries, bool(found.is_mixed)
 
 
 cdef int64_t first_bad(

@@ -8,7 +8,8 @@ Rule 1: nothing here allocates, raises, recurses or touches a Python object.
 Rule 2: what Loki takes is taken, with as many entries and the same size. What Loki refuses
 may pass where refusing it takes more code (numbers, times, types of fields that do not
 matter), for Loki judges the body again; brackets, commas and quotes that do not match never
-do. The one exception is REPEATED.
+do.
+Rule 3: the rows say what Loki reads, but for a body that is `mixed`, where no raw bytes do.
 
 Loki reads one value and ignores what follows it. v1: json-iterator finds the streams, and
 jsonparser reads each of them. legacy: json-iterator, and encoding/json for the metadata.
@@ -21,14 +22,14 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memset
 
 from sluice._json_text cimport (
-    ASCII_FOLD, COERCED, EXACT, GO_FOLD, GREEDY, PAIRED, Json, Text, fail, hash_name, is_name,
+    ASCII_FOLD, COERCED, EXACT, GO_FOLD, GREEDY, PAIRED, Json, Text, hash_name, is_name,
     is_same, read_string,
 )
 from sluice._json_token cimport (
     mistyped, more, peek, read_key, skip_value, take_null, take_open, take_string,
 )
 from sluice._scan cimport (
-    OK, REPEATED, STREAM_AT, STREAM_BODY, STREAM_COLUMNS, STREAM_COUNT, STREAM_END, STREAM_FIRST,
+    OK, STREAM_AT, STREAM_BODY, STREAM_COLUMNS, STREAM_COUNT, STREAM_END, STREAM_FIRST,
     STREAM_LABELS, STREAM_LABELS_END, STREAM_SIZE, Found, add_entry, open_stream,
 )
 
@@ -177,7 +178,7 @@ cdef inline void scan_entries(Json *c, Found *found, int64_t *row) noexcept nogi
     """The entries of one stream, or null. A second list replaces the first.
 
     Not so in the legacy dialect: json-iterator reads the second list over the first one's
-    entries, which keep what the second does not name. No raw bytes say that, so it is refused.
+    entries, which keep what the second does not name. No raw bytes say that: it is mixed.
     """
     cdef int64_t part[PARTS]
     cdef Text text
@@ -200,9 +201,8 @@ cdef inline void scan_entries(Json *c, Found *found, int64_t *row) noexcept nogi
         i += 1
         peek(c)
         at = c.at
-        if c.legacy and before:
-            fail(c, REPEATED)
-        elif c.legacy or not take_null(c):
+        found.is_mixed |= c.legacy and before > 0
+        if c.legacy or not take_null(c):
             size = scan_entry(c, part)
             add_entry(found, at, c.at, size)
             row[STREAM_COUNT] += 1
@@ -253,7 +253,7 @@ cdef inline void scan_stream(Json *c, Found *found) noexcept nogil:
     cdef int64_t *row = open_stream(found)
     if row == NULL:
         row = spare
-    if row == spare or found.streams > c.earlier:
+    if row == spare or c.legacy or found.streams > c.earlier:
         memset(row, 0, sizeof(spare))
         row[STREAM_FIRST] = found.entries
     peek(c)
@@ -269,22 +269,23 @@ cdef inline void scan_streams(Json *c, Found *found) noexcept nogil:
     if not take_null(c):
         take_open(c, c'[')
         while more(c, c']', found.streams):
-            if c.legacy and c.earlier:
-                fail(c, REPEATED)
-            else:
-                scan_stream(c, found)
+            found.is_mixed |= c.legacy and c.earlier > 0
+            scan_stream(c, found)
     c.earlier = max(c.earlier, found.streams) if found.streams else 0
 
 
 cdef inline int scan_json(Found *found, const uint8_t *body, int64_t n, bint legacy) noexcept nogil:
     """Fill `found` from one pass over the body: OK, or a code with `found.at` at the culprit.
 
-    An entry row that no stream row points to is one that a repeated key has replaced.
+    An entry row that no stream row points to is one that a repeated key has replaced. Where
+    `found.is_mixed` comes out true, Loki would read more from the body than the rows say:
+    split_json's body has what they say.
     """
     cdef Json c = Json(body=body, n=n, at=0, code=OK, legacy=legacy, earlier=0)
     cdef Text key
     cdef int64_t i = 0
     found.streams = found.entries = 0
+    found.is_mixed = False
     if not take_null(&c):
         take_open(&c, c'{')
         while more(&c, c'}', i):

@@ -38,7 +38,6 @@ cdef enum:
     BAD_ESCAPE = -7        # a \ sequence that Loki refuses
     TOO_DEEP = -8          # nested beyond JSON_DEPTH_MAX
     UNFINISHED = -9        # JSON: the body ends inside a value
-    REPEATED = -10         # JSON: a second list under one key, which Loki mixes with the first
 
 cdef struct Found:
     int64_t *stream        # [stream_room, STREAM_COLUMNS]
@@ -47,6 +46,7 @@ cdef struct Found:
     int64_t *entry         # [entry_room, ENTRY_COLUMNS]
     int64_t entry_room
     int64_t entries
+    bint is_mixed          # JSON: a second list under one key, which Loki mixes with the first
     int64_t at             # after an error: the offset of the culprit
     uint64_t need          # after TRUNCATED: the length that was declared
     uint64_t left          # after TRUNCATED: the bytes that were left

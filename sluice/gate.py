@@ -168,7 +168,7 @@ class Gate:
 
         Args:
             teams: int32 [n], from resolve().
-            sizes: int64 [n], bytes.
+            sizes: int64 [n], bytes, together below 2^63.
             charge: False says what would be, and charges and counts nothing.
 
         Returns:
@@ -208,8 +208,11 @@ class Gate:
     def sample_rate(self, team: int) -> float:
         """The share of a team's entries that are kept in the throttle band."""
         rows = self.ledger.rows()
-        rate: float = rows.table.budgets[rows.row_of.tolist().index(team)].sample_rate
-        return rate
+        for row, own in zip(rows.row_of.tolist(), rows.table.budgets, strict=False):
+            if row == team:
+                return own.sample_rate
+        # Its budget was removed since the team was resolved.
+        return 1.0
 
     def push(
         self,
@@ -284,7 +287,7 @@ class Gate:
         scratch: Scratch,
     ) -> Judgement:
         view = decoded.view
-        stream, entry = self._scan(view, dialect, scratch)
+        stream, entry, is_mixed = self._scan(view, dialect, scratch)
         rows, team, app = self._known_for(rules).assign(view, stream, dialect)
         received = np.zeros((len(rows), 2), np.int64)
         np.add.at(received, team, stream[:, STREAM_COUNT : STREAM_SIZE + 1])
@@ -298,13 +301,14 @@ class Gate:
         judgement = Judgement(self.ledger, share, received, tally)
         try:
             kept_entries, lost = int(tally[:, 3].sum()), int(tally[:, 5].sum() + tally[:, 7].sum())
-            if kept_entries or not lost:
+            filtered = (stream, entry, outcome) if lost or is_mixed else None
+            if kept_entries or not filtered:
                 judgement.body, judgement.encoding = self._forwarded(
-                    body, decoded, dialect, (stream, entry, outcome) if lost else None, scratch
+                    body, decoded, dialect, filtered, scratch
                 )
-            kept = (
-                kept_per_stream(stream, entry, outcome) if lost else stream[:, STREAM_SIZE].copy()
-            )
+            kept = stream[:, STREAM_SIZE].copy()
+            if lost:
+                kept = kept_per_stream(stream, entry, outcome)
             judgement.by_app = functools.partial(self.apps.add, app, kept)
         except BaseException:
             judgement.refund()
@@ -318,16 +322,22 @@ class Gate:
 
     def _scan(
         self, view: memoryview, dialect: loki.Dialect, scratch: Scratch
-    ) -> tuple[Int64s, Int64s]:
-        """Scan into the scratch's rows, making room for them where it is short."""
+    ) -> tuple[Int64s, Int64s, bool]:
+        """Scan into the scratch's rows, making room where it is short.
+
+        Returns:
+            Rows of streams and entries, and whether Loki would read more than they say.
+        """
         while True:
+            is_mixed = False
             if dialect is loki.Dialect.PROTOBUF:
                 streams, entries = _core.scan_push(view, scratch.stream, scratch.entry)
             else:
-                is_legacy = dialect is loki.Dialect.LEGACY
-                streams, entries = _core.scan_json(view, is_legacy, scratch.stream, scratch.entry)
+                streams, entries, is_mixed = _core.scan_json(
+                    view, dialect is loki.Dialect.LEGACY, scratch.stream, scratch.entry
+                )
             if streams <= len(scratch.stream) and entries <= len(scratch.entry):
-                return scratch.stream[:streams], scratch.entry[:entries]
+                return scratch.stream[:streams], scratch.entry[:entries], is_mixed
             needed = 8 * (streams * STREAM_COLUMNS + entries * ENTRY_COLUMNS)
             if needed > 2 * self._max_decoded:
                 raise errors.TooLarge(

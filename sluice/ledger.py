@@ -62,6 +62,7 @@ COLUMNS = 88
 DAY_COUNTS = np.arange(CELL_COUNTS, CELL_COUNTS + COUNTS)
 
 USED_MAX = 2**62
+COUNT_MAX = 2**63 - 1
 # Days and months, in this order wherever both come up.
 KINDS = ((DAY_AT, DAY_COLUMNS), (MONTH_AT, MONTH_COLUMNS))
 DAY, MONTH = 0, 1
@@ -236,6 +237,8 @@ class Ledger:
 
     def _publish(self, budgets: table.Table, row_of: Int32s, era: Era) -> None:
         rule = np.zeros((1 + max(self._file.names.values()), 4), np.int64)
+        # A team that was resolved before its budget went away may pass, like any other without.
+        rule[:] = (USED_MAX, USED_MAX, -1, 0)
         for row in self._zones:
             self._write_rule(rule[row], row)
         self.rules = Rules(budgets, row_of, rule, self.used[: len(rule)], era)
@@ -358,15 +361,16 @@ class Ledger:
         """Add to the counters of all time and of the share's windows."""
         self._changes += 1
         rows = share.rows
-        self._rows[rows, :TOTALS] += totals
+        self._rows[rows, :TOTALS] = added(self._rows[rows, :TOTALS], totals)
         flat = self._rows.reshape(-1)
         for kind, (at, width) in enumerate(KINDS):
             cell = rows.astype(np.int64) * COLUMNS + at + share.era.cell[kind, rows] * width
             # A window that was evicted meanwhile has another key now: its share is forgotten.
             is_kept = flat[cell + KEY] == share.era.key[kind, rows]
-            flat[cell + COMMITTED] += committed * is_kept
+            flat[cell + COMMITTED] = added(flat[cell + COMMITTED], committed * is_kept)
             if kind == DAY:
-                flat[cell[:, None] + DAY_COUNTS] += totals[:, :COUNTS] * is_kept[:, None]
+                counts = cell[:, None] + DAY_COUNTS
+                flat[counts] = added(flat[counts], totals[:, :COUNTS] * is_kept[:, None])
 
     # usage comes up
 
@@ -414,3 +418,10 @@ class Ledger:
         """Write a snapshot and the file. The ledger must not be used afterwards."""
         self.save()
         self._file.close()
+
+
+def added(counts: Int64s, more: Int64s) -> Int64s:
+    """The sums, at 2^63-1 where they pass it: one call of the API may name that many bytes."""
+    sums = counts + more
+    sums[sums < 0] = COUNT_MAX
+    return sums

@@ -13,14 +13,13 @@ from typing import NoReturn
 
 from sluice import errors
 
-BAD_JSON, BAD_TYPE_JSON, BAD_ESCAPE, TOO_DEEP, UNFINISHED, REPEATED = range(-5, -11, -1)
+BAD_JSON, BAD_TYPE_JSON, BAD_ESCAPE, TOO_DEEP, UNFINISHED = range(-5, -10, -1)
 WORDS = {
     BAD_JSON: "not what JSON allows here",
     BAD_TYPE_JSON: "a JSON value of a kind that a push cannot have here",
     BAD_ESCAPE: "an escape sequence that Loki refuses",
     TOO_DEEP: "nested deeper than 10000 levels",
     UNFINISHED: "the body ends inside a JSON value",
-    REPEATED: "a second list under the same key, which Loki would mix with the first",
 }
 UNSPECIAL = re.compile(rb'[^"\\]*')
 JSON_DEPTH_MAX = 10_000
@@ -76,6 +75,7 @@ class Reader:
         self.stream: list[list[int]] = []
         self.earlier: list[list[int]] = []
         self.entry: list[tuple[int, int, int]] = []
+        self.is_mixed = False
 
     # tokens
 
@@ -304,7 +304,7 @@ class Reader:
     # streams: rows of at, end, body, labels, labels end, first entry, entries, size
 
     def scan_entries(self, row: list[int]) -> None:
-        """The entries of one stream; a second list replaces the first, or is refused."""
+        """The entries of one stream; a second list replaces the first."""
         is_null = self.take_null()
         if is_null and not self.legacy:
             return
@@ -317,8 +317,7 @@ class Reader:
             return
         self.take_open(b"[")
         for _ in self.items(b"]"):
-            if self.legacy and before:
-                self.refuse(REPEATED)
+            self.is_mixed |= self.legacy and before > 0
             self.peek()
             at = self.at
             if self.legacy or not self.take_null():
@@ -342,7 +341,9 @@ class Reader:
     def scan_stream(self) -> None:
         """One stream, read over what an earlier list has left in its place."""
         i = len(self.stream)
-        row = self.earlier[i] if i < len(self.earlier) else [0, 0, 0, 0, 0, len(self.entry), 0, 0]
+        row = [0, 0, 0, 0, 0, len(self.entry), 0, 0]
+        if i < len(self.earlier) and not self.legacy:
+            row = self.earlier[i]
         self.stream.append(row)
         self.peek()
         row[0] = row[2] = self.at
@@ -364,8 +365,7 @@ class Reader:
         if not self.take_null():
             self.take_open(b"[")
             for _ in self.items(b"]"):
-                if self.legacy and self.earlier:
-                    self.refuse(REPEATED)
+                self.is_mixed |= self.legacy and bool(self.earlier)
                 self.scan_stream()
         forgotten = self.earlier[len(self.stream) :] if self.stream else []
         self.earlier = self.stream + forgotten
@@ -381,7 +381,9 @@ class Reader:
                 self.skip_value()
 
 
-def scan_json(body: bytes, legacy: bool, stream_out: Rows, entry_out: Rows) -> tuple[int, int]:
+def scan_json(
+    body: bytes, legacy: bool, stream_out: Rows, entry_out: Rows
+) -> tuple[int, int, bool]:
     """Fill the rows from a JSON push body; rows beyond the room are counted, not written."""
     reader = Reader(bytes(body), legacy)
     reader.scan_body()
@@ -389,7 +391,7 @@ def scan_json(body: bytes, legacy: bool, stream_out: Rows, entry_out: Rows) -> t
         for row, row_out in zip(rows, out, strict=False):
             for column, value in enumerate(row):
                 row_out[column] = value
-    return len(reader.stream), len(reader.entry)
+    return len(reader.stream), len(reader.entry), reader.is_mixed
 
 
 def json_entry_parts(body: bytes, at: int, end: int, legacy: bool) -> list[int]:

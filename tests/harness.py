@@ -287,13 +287,18 @@ class Sluice(Server):
 
     def command(self) -> list[str]:
         return [
-            *(sys.executable, "-m", "sluice", "run"),
+            *(sys.executable, *self.program(), "run"),
             *("--budgets", str(self.budgets)),
             *("--upstream", self.upstream),
             *("--listen", f"127.0.0.1:{self.port}"),
             *("--state-dir", str(self.state_dir)),
             *self.args,
         ]
+
+    def program(self) -> list[str]:
+        """What to run: the module, or what runs it while coverage measures this process too."""
+        measuring = "COVERAGE_PROCESS_CONFIG" in os.environ
+        return [str(TESTS / "measured.py")] if measuring else ["-m", "sluice"]
 
     def environment(self) -> dict[str, str]:
         # The settings of whoever runs the tests are not the tests'.

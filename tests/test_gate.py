@@ -380,7 +380,7 @@ def some_streams(rng: random.Random) -> list[Stream]:
         held = [
             Entry(
                 rng.randrange(2**60),
-                rng.choice(["", "x", "zażółć \\ \"", "tab\t", "y" * rng.randrange(900)]),
+                rng.choice(["", "x", 'zażółć \\ "', "tab\t", "y" * rng.randrange(900)]),
                 {"user": "ż" * rng.randrange(9)} if rng.random() < 0.2 else {},
             )
             for _ in range(rng.choice([0, 1, 1, 3, 20]))
@@ -611,7 +611,9 @@ def test_bytes_by_application_add_up_to_what_was_forwarded_and_stay_few():
     gate = Gate([make("shop", 10 * MIB), make("pay", 10 * MIB)])
     for name in ("shop", "pay", "free"):
         for i in range(70):
-            judgement = gate.push(labelled(b'{namespace="%s", app="a%d"}' % (name.encode(), i)), now=NOON)
+            judgement = gate.push(
+                labelled(b'{namespace="%s", app="a%d"}' % (name.encode(), i)), now=NOON
+            )
             judgement.refund() if i == 69 else judgement.commit()
     totals = gate.apps.totals()
     for key in ("shop/shop", "pay/pay", ""):
@@ -849,17 +851,17 @@ def test_evaluate_takes_the_largest_sizes_and_no_counter_wraps():
     huge = 2**63 - 1
     gate = Gate([make("shop", huge), make("dry", 100, enforcement="DryRun"), make("pay", 100)])
     for _ in range(3):
-        teams = gate.resolve(["shop", "pay", "dry"] * 5)
-        actions = gate.evaluate(teams, [huge] * 15, now=NOON).tolist()
-        assert actions[1] == Action.DROP
+        for name in ("shop", "pay", "dry"):
+            gate.evaluate(gate.resolve([name]), [huge], now=NOON)
     for name in ("shop", "dry", "pay"):
         found = gate.ledger.usage([f"{name}/{name}"], NOON)[f"{name}/{name}"]
         assert min(found.counts) >= 0
+        assert min(found.today) >= 0
         assert min(found.day, found.month) >= 0
-    assert counts_of(gate, "pay/pay")["dropped"] == {"entries": 15, "bytes": huge}
+    assert counts_of(gate, "pay/pay")["dropped"] == {"entries": 3, "bytes": huge}
 
 
-def test_a_team_whose_budget_is_gone_is_charged_no_more_and_allowed():
+def test_a_team_whose_budget_was_removed_since_may_pass():
     gate = Gate([make("shop", 100), make("pay", 100)])
     teams = gate.resolve(["shop", "shop"])
     gate.load([make("pay", 100)])

@@ -45,9 +45,12 @@ def blueprint(
         namespaces, sizes = (checked_list(call.get(name), name) for name in ("namespaces", "sizes"))
         if len(namespaces) != len(sizes):
             raise errors.BadRequest(f"{len(namespaces)} namespaces, {len(sizes)} sizes")
+        checked = [checked_size(size, f"sizes[{i}]") for i, size in enumerate(sizes)]
+        if sum(checked) > SIZE_MAX:
+            raise errors.BadRequest(f"sizes: together {sum(checked)}, at most {SIZE_MAX}")
         _, actions = judged(
             [checked_namespace(name, f"namespaces[{i}]") for i, name in enumerate(namespaces)],
-            [checked_size(size, f"sizes[{i}]") for i, size in enumerate(sizes)],
+            checked,
             not checked_dry_run(call),
         )
         return flask.jsonify({"actions": [Action(action).word for action in actions]})
