@@ -133,7 +133,7 @@ def drive(
     family = server.family()
     before = cpu_s(family)
     command = [
-        *("wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s"),
+        *("wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout", "30s"),
         *("-s", str(HERE / "push.lua"), server.url, "--", *map(str, bodies)),
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as wrk:

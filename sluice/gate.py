@@ -12,13 +12,13 @@ talks to upstream, so that pushes that wait hold no decoded bytes.
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
 
-from sluice import _core, assign, budget, errors, ledger, table, usage, window
+from sluice import _core, assign, budget, errors, judgement, ledger, table, usage, window
 from sluice.policy import Action
 from sluice.wire import loki
 
@@ -27,10 +27,7 @@ MIB = 2**20
 IDLE_SCRATCHES = 4
 IDLE_BYTES = 8 * MIB
 LIMIT_LEAST = MIB
-STREAM_COLUMNS, ENTRY_COLUMNS, TALLY_COLUMNS = 8, 3, 12
-STREAM_COUNT, STREAM_SIZE = 6, 7
-# Bytes of a tally's kept entries; see _core.pyi.
-KEPT_BYTES = 4
+STREAM_COLUMNS, ENTRY_COLUMNS = 8, 3
 
 Now = float | int | datetime
 Int64s = npt.NDArray[np.int64]
@@ -53,65 +50,6 @@ class Scratch:
         if self.stream.nbytes + self.entry.nbytes > IDLE_BYTES:
             self.stream = np.zeros((256, STREAM_COLUMNS), np.int64)
             self.entry = np.zeros((4096, ENTRY_COLUMNS), np.int64)
-
-
-class Judgement:
-    """What became of a push: what to forward, and what was reserved for it.
-
-    Attributes:
-        body: what to send upstream; None where nothing is left (answer 204, send nothing).
-        encoding: its Content-Encoding, "" for none.
-        received: int64 [k, 2], entries and bytes of each row of `share`.
-        tally: int64 [k, 12], as the core counted.
-        by_app: counts what is forwarded by application; commit() calls it.
-    """
-
-    def __init__(
-        self, book: ledger.Ledger, share: ledger.Share, received: Int64s, tally: Int64s
-    ) -> None:
-        self._ledger: ledger.Ledger | None = book
-        self.share, self.received, self.tally = share, received, tally
-        self.body: bytes | None = None
-        self.encoding = ""
-        self.by_app: Callable[[], None] = lambda: None
-
-    def commit(self, *, rejected: bool = False) -> None:
-        """Upstream has it: what was kept is usage.
-
-        Args:
-            rejected: upstream answered 400, and stored the valid part only.
-
-        Raises:
-            ValueError: the judgement has ended already. Nothing was booked.
-        """
-        book = self._end()
-        totals = np.zeros((len(self.tally), ledger.TOTALS), np.int64)
-        totals[:, :2] = self.received
-        totals[:, 2:8] = self.tally[:, 3:9]
-        totals[:, ledger.ACTIONS : ledger.DRY] = self.tally[:, :3]
-        totals[:, ledger.DRY : ledger.REJECTED] = self.tally[:, 9:]
-        if rejected:
-            totals[:, ledger.REJECTED] = self.tally[:, KEPT_BYTES]
-        book.commit(self.share, totals)
-        self.by_app()
-
-    def refund(self) -> None:
-        """Upstream has not taken it: every entry is booked as refused, for it will come again.
-
-        Raises:
-            ValueError: the judgement has ended already. Nothing was booked.
-        """
-        book = self._end()
-        totals = np.zeros((len(self.tally), ledger.TOTALS), np.int64)
-        totals[:, :2] = self.received
-        totals[:, ledger.REFUSED : ledger.REFUSED + 2] = self.received
-        book.refund(self.share, totals)
-
-    def _end(self) -> ledger.Ledger:
-        book, self._ledger = self._ledger, None
-        if book is None:
-            raise ValueError("this judgement was committed or refunded before")
-        return book
 
 
 class Gate:
@@ -186,24 +124,12 @@ class Gate:
         _core.evaluate(team, size, rules.rule, used, action, tally)
         rows = np.flatnonzero(tally[:, :3].any(axis=1)).astype(np.int32)
         if charge and len(rows):
-            self._book_batch(ledger.Share(rows, tally[rows, 3], rules.era), tally[rows])
+            share = ledger.Share(rows, tally[rows, 3], rules.era)
+            self.ledger.register(share)
+            self.ledger.commit(share, judgement.batch_totals(tally[rows]))
         if self._drop_unbudgeted:
             action[team < 0] = Action.DROP
         return action.view(np.int8)
-
-    def _book_batch(self, share: ledger.Share, tally: Int64s) -> None:
-        totals = np.zeros((len(tally), ledger.TOTALS), np.int64)
-        entries, charged, dropped = tally[:, :3], tally[:, 3], tally[:, 4]
-        totals[:, ledger.RECEIVED] = entries.sum(axis=1)
-        totals[:, ledger.RECEIVED + 1] = charged + dropped
-        totals[:, ledger.FORWARDED] = entries[:, 0] + entries[:, 1]
-        totals[:, ledger.FORWARDED + 1] = charged
-        totals[:, ledger.DROPPED] = entries[:, 2]
-        totals[:, ledger.DROPPED + 1] = dropped
-        totals[:, ledger.ACTIONS : ledger.DRY] = entries
-        totals[:, ledger.DRY : ledger.REJECTED] = tally[:, 5:]
-        self.ledger.register(share)
-        self.ledger.commit(share, totals)
 
     def sample_rate(self, team: int) -> float:
         """The share of a team's entries that are kept in the throttle band."""
@@ -221,7 +147,7 @@ class Gate:
         *,
         now: Now,
         dialect: loki.Dialect = loki.Dialect.PROTOBUF,
-    ) -> Judgement:
+    ) -> judgement.Judgement:
         """Judge a push and reserve what of it goes on.
 
         Args:
@@ -245,7 +171,7 @@ class Gate:
 
     def _push(
         self, body: bytes, encoding: str, dialect: loki.Dialect, rules: ledger.Rules, limit: int
-    ) -> Judgement:
+    ) -> judgement.Judgement:
         with self._room_for(limit):
             scratch = self._scratch()
             try:
@@ -285,35 +211,36 @@ class Gate:
         dialect: loki.Dialect,
         rules: ledger.Rules,
         scratch: Scratch,
-    ) -> Judgement:
+    ) -> judgement.Judgement:
         view = decoded.view
         stream, entry, is_mixed = self._scan(view, dialect, scratch)
         rows, team, app = self._known_for(rules).assign(view, stream, dialect)
         received = np.zeros((len(rows), 2), np.int64)
-        np.add.at(received, team, stream[:, STREAM_COUNT : STREAM_SIZE + 1])
-        tally = np.zeros((len(rows), TALLY_COLUMNS), np.int64)
+        np.add.at(received, team, stream[:, judgement.STREAM_COUNT : judgement.STREAM_SIZE + 1])
+        tally = np.zeros((len(rows), judgement.TALLY_COLUMNS), np.int64)
         outcome = np.zeros(len(entry), np.uint8)
         _core.judge(
             view, dialect.value, stream, entry, team, rows, rules.rule, rules.used, outcome, tally
         )
-        share = ledger.Share(rows, tally[:, KEPT_BYTES].copy(), rules.era)
+        share = ledger.Share(rows, tally[:, judgement.KEPT_BYTES].copy(), rules.era)
         self.ledger.register(share)
-        judgement = Judgement(self.ledger, share, received, tally)
+        judged = judgement.Judgement(self.ledger, share, received, tally)
         try:
-            kept_entries, lost = int(tally[:, 3].sum()), int(tally[:, 5].sum() + tally[:, 7].sum())
+            kept_entries = int(tally[:, judgement.KEPT_ENTRIES].sum())
+            lost = int(tally[:, judgement.SAMPLED_ENTRIES : judgement.TALLY_DRY : 2].sum())
             filtered = (stream, entry, outcome) if lost or is_mixed else None
             if kept_entries or not filtered:
-                judgement.body, judgement.encoding = self._forwarded(
+                judged.body, judged.encoding = self._forwarded(
                     body, decoded, dialect, filtered, scratch
                 )
-            kept = stream[:, STREAM_SIZE].copy()
+            kept = stream[:, judgement.STREAM_SIZE].copy()
             if lost:
-                kept = kept_per_stream(stream, entry, outcome)
-            judgement.by_app = functools.partial(self.apps.add, app, kept)
+                kept = judgement.kept_per_stream(stream, entry, outcome)
+            judged.by_app = functools.partial(self.apps.add, app, kept)
         except BaseException:
-            judgement.refund()
+            judged.refund()
             raise
-        return judgement
+        return judged
 
     def _known_for(self, rules: ledger.Rules) -> assign.Known:
         """What is known of label strings under these rules' table."""
@@ -366,17 +293,6 @@ class Gate:
         out = scratch.filtered.room(len(decoded.view) + 64 * len(filtered[0]) + 64)
         size = _core.split(decoded.view, dialect.value, *filtered, out)
         return loki.encode(memoryview(out)[:size], dialect, compressed=bool(decoded.encoding))
-
-
-def kept_per_stream(
-    stream: Int64s, entry: Int64s, outcome: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.int64]:
-    """int64 [s]: the bytes that are kept of each stream."""
-    before = np.zeros(len(entry) + 1, np.int64)
-    np.cumsum(np.where(outcome == 0, entry[:, 2], 0), out=before[1:])
-    first, count = stream[:, 5], stream[:, STREAM_COUNT]
-    kept: Int64s = before[first + count] - before[first]
-    return kept
 
 
 def new_ledger(drop_unbudgeted: bool) -> ledger.Ledger:

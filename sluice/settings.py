@@ -4,6 +4,7 @@ One frozen dataclass per process; what is not here is not a setting.
 """
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,8 +16,20 @@ from sluice import budget, errors, table
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 MIB = 2**20
+# Source: RFC 9110, 5.1 and 5.5.
+HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+HEADER_TEXT = re.compile(r"[\t -~\xa0-\xff]*")
+# They say how the body is to be read, which only Sluice knows.
+OWN_HEADERS = ("connection", "content-encoding", "content-length", "content-type",
+               "transfer-encoding")  # fmt: skip
 # Threads that are kept from pushes, so that probes and metrics are answered.
 SPARE_THREADS = 2
+
+
+def keep_from_requests() -> None:
+    """Remove what a WSGI server that lends its environment would show as a request's headers."""
+    for name in [name for name in os.environ if name.startswith(("HTTP_", "CONTENT_"))]:
+        del os.environ[name]
 
 
 def default_state_dir() -> Path:
@@ -115,9 +128,12 @@ class HeaderType(click.ParamType[tuple[str, str]]):
         if isinstance(value, tuple):
             return value
         name, equals, text = value.partition("=")
-        if not (equals and name.strip()) or not (name + text).isprintable():
-            self.fail(f"{value!r} is not NAME=VALUE", param, ctx)
-        return name.strip(), text
+        name = name.strip()
+        if not (equals and HEADER_NAME.fullmatch(name) and HEADER_TEXT.fullmatch(text)):
+            self.fail(f"{value!r} is not NAME=VALUE of an HTTP header", param, ctx)
+        if name.lower() in OWN_HEADERS:
+            self.fail(f"{name} is not for you to set", param, ctx)
+        return name, text
 
 
 def option(flag: str, **more: Any) -> Callable[[Command], Command]:

@@ -303,7 +303,8 @@ class Sluice(Server):
     def environment(self) -> dict[str, str]:
         # The settings of whoever runs the tests are not the tests'.
         theirs = {n: v for n, v in os.environ.items() if not n.startswith("SLUICE_")}
-        return {**theirs, **self.env}
+        path = os.pathsep.join(filter(None, [str(TESTS.parent), os.environ.get("PYTHONPATH")]))
+        return {**theirs, "PYTHONPATH": path, **self.env}
 
     def start(self, ready_s: float = READY_S) -> "Sluice":
         super().start(ready_s)

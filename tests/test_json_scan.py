@@ -322,7 +322,7 @@ def test_a_second_legacy_list_that_loki_would_mix_with_the_first_replaces_it_and
 
 
 def is_mixed(core: ModuleType, body: bytes) -> bool:
-    room = np.zeros((8, 8), np.int64), np.zeros((8, 3), np.int64)
+    room = numpy.zeros((8, 8), numpy.int64), numpy.zeros((8, 3), numpy.int64)
     mixed: bool = core.scan_json(array("B", body), LEGACY, *room)[2]
     return mixed
 

@@ -1,27 +1,31 @@
 """The agent's HTTP: what shippers push to, and what answers for it.
 
 Rule 1: a push that Sluice refuses charges nothing and is counted by reason.
-Rule 2: what upstream answers, the shipper sees, status and text; what it costs the team is
-written in SETTLED.
+Rule 2: what upstream answers, the shipper sees, status and text; is_stored() says whether it
+costs the team anything.
 Rule 3: an unexpected exception is a defect of ours: 500, logged, counted, nothing charged.
 """
 
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import flask
 import werkzeug.exceptions
 
-from sluice import api, errors, gate, metrics, usage
+from sluice import api, errors, gate, judgement, metrics, usage
 from sluice.agent import evaluate, turnstile, upstream
 from sluice.wire import loki
 
 log = logging.getLogger("sluice.agent")
 
 MIB = 2**20
-RETRY_AFTER = {"Retry-After": "1"}
+# A body that is too large is read to its end nevertheless, within these bounds: a shipper that is
+# cut off in the middle sees a broken connection instead of 413, and sends it again.
+DRAIN_MAX = 64 * MIB
+DRAIN_S = 5.0
+PIECE = 2**18
 # Hop by hop, or ours to say.
 NOT_FORWARDED = frozenset(
     """CONNECTION HOST KEEP_ALIVE PROXY_AUTHENTICATE PROXY_AUTHORIZATION PROXY_CONNECTION TE
@@ -63,16 +67,24 @@ def create_app(
     """
     app = flask.Flask("sluice.agent", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    # A doubled slash in a shipper's URL is a 404 for it to see, not a redirect without a target.
+    app.url_map.merge_slashes = False
     turns = turnstile.Turnstile(max_in_flight)
+    # Slow senders of its bodies must not take the threads that are spared for probes, and those
+    # who wait for upstream need not keep it from being asked.
+    evaluations = turnstile.Turnstile(1)
     state = status or api.Status()
     counters = metrics.Metrics(door, clock, state, lambda: turns.inside)
     handler = PushHandler(door, sender, counters, turns, max_body, clock)
     for path in (upstream.PUSH_PATH, upstream.LEGACY_PATH):
         app.add_url_rule(path, path, handler, methods=["POST"])
     app.register_blueprint(api.blueprint(lambda now: usage.rows(door.ledger, now), clock, state))
-    app.register_blueprint(
-        evaluate.blueprint(door, clock, lambda: read_body(flask.request.environ, max_body))
-    )
+
+    def read_call() -> bytes:
+        with evaluations.turn():
+            return read_body(flask.request.environ, max_body)
+
+    app.register_blueprint(evaluate.blueprint(door, clock, read_call))
     app.add_url_rule("/metrics", "metrics", counters.response)
     errors_as_json(app, counters)
     return app
@@ -98,85 +110,106 @@ class PushHandler:
         with self._counters.timed_push(), self._turns.turn():
             environ = flask.request.environ
             path = environ["PATH_INFO"]
-            dialect = loki.dialect_of(environ.get("CONTENT_TYPE") or None, path)
+            # The body first: a shipper that is refused in the middle of it may not see why.
             body = read_body(environ, self._max_body)
-            judgement = self._gate.push(
+            dialect = loki.dialect_of(environ.get("CONTENT_TYPE") or None, path)
+            judged = self._gate.push(
                 body,
                 environ.get("HTTP_CONTENT_ENCODING", ""),
                 now=self._clock(),
                 dialect=dialect,
             )
-            if judgement.body is None:
-                judgement.commit()
-                return flask.Response(status=204)
-            return self._forward(judgement, path, environ)
+            if judged.body is None:
+                judged.commit()
+                return passed_on(upstream.Reply(204))
+            return self._forward(judged, path, environ)
 
     def _forward(
-        self, judgement: gate.Judgement, path: str, environ: dict[str, str]
+        self, judged: judgement.Judgement, path: str, environ: dict[str, str]
     ) -> flask.Response:
         headers = forwarded_headers(environ)
-        if judgement.encoding:
-            headers["Content-Encoding"] = judgement.encoding
-        assert judgement.body is not None
+        if judged.encoding:
+            headers["Content-Encoding"] = judged.encoding
+        assert judged.body is not None
         try:
             with self._counters.timed_upstream():
-                reply = self._sender.send(path, judgement.body, headers)
+                reply = self._sender.send(path, judged.body, headers)
         except BaseException:
             self._counters.upstream_answered("none")
-            judgement.refund()
+            judged.refund()
             raise
         self._counters.upstream_answered(str(reply.status))
         if is_stored(reply.status):
-            judgement.commit(rejected=reply.status == 400)
+            judged.commit(rejected=reply.status == 400)
         else:
-            judgement.refund()
+            judged.refund()
         return passed_on(reply)
 
 
 def passed_on(reply: upstream.Reply) -> flask.Response:
-    """Upstream's answer as the shipper sees it."""
+    """Upstream's answer as the shipper sees it.
+
+    Raises:
+        BadUpstream: it is none to pass on.
+    """
     if 300 <= reply.status < 400:
         # Followed, a redirect would lead the shipper past its budget.
-        raise Redirected(f"upstream answered {reply.status}: give its final URL to Sluice")
-    response = flask.Response(reply.body, reply.status)
-    if reply.content_type:
-        response.headers["Content-Type"] = reply.content_type
+        raise BadUpstream(f"upstream answered {reply.status}: give its final URL to Sluice")
+    if not 200 <= reply.status < 600:
+        raise BadUpstream(f"upstream answered {reply.status}, which ends no push")
+    response = flask.Response(
+        reply.body, reply.status, content_type=reply.content_type or "text/plain"
+    )
     if reply.retry_after:
         response.headers["Retry-After"] = reply.retry_after
     return response
 
 
-class Redirected(errors.SluiceError):
-    """Upstream answered a push with a redirect."""
+class BadUpstream(errors.SluiceError):
+    """Upstream answered a push with what is no answer to one."""
 
     status = 502
 
 
-def read_body(environ: dict[str, object], limit: int) -> bytes:
+def read_body(environ: dict[str, Any], limit: int) -> bytes:
     """The request's body.
 
     Raises:
-        TooLarge: more than `limit` bytes; not one more than that was read.
+        TooLarge: more than `limit` bytes; not one more than that was kept.
+        BadPush: it ends before it should.
     """
-    declared = str(environ.get("CONTENT_LENGTH") or "")
-    if declared.isdigit() and int(declared) > limit:
-        raise errors.TooLarge(f"a body of {declared} bytes, at most {limit} are taken")
-    body: bytes = environ["wsgi.input"].read(limit + 1)  # type: ignore[attr-defined]
-    if len(body) > limit:
-        raise errors.TooLarge(f"a body of more than {limit} bytes, at most {limit} are taken")
+    declared, read = environ.get("CONTENT_LENGTH") or "", environ["wsgi.input"].read
+    wanted = int(declared) if declared.isdecimal() else 0
+    body: bytes = b"" if wanted > limit else read(limit + 1)
+    if wanted > limit or len(body) > limit:
+        drain(read)
+        size = wanted or f"more than {limit}"
+        raise errors.TooLarge(f"a body of {size} bytes, at most {limit} are taken")
+    if len(body) < wanted:
+        raise errors.BadPush(f"the body ends after {len(body)} of {wanted} bytes")
     return body
+
+
+def drain(read: Callable[[int], bytes]) -> None:
+    """Read what is left of a body that nobody wants, unless it is too much or too slow."""
+    until = time.monotonic() + DRAIN_S
+    for _ in range(DRAIN_MAX // PIECE):
+        if not read(PIECE) or time.monotonic() > until:
+            return
 
 
 def forwarded_headers(environ: dict[str, str]) -> dict[str, str]:
     """The shipper's headers for upstream, and where the push came from."""
+    named = environ.get("HTTP_CONNECTION", "").upper().replace("-", "_").split(",")
+    left_out = NOT_FORWARDED.union(name.strip() for name in named)
     headers = {
         name[5:].replace("_", "-"): value
         for name, value in environ.items()
-        if name.startswith("HTTP_") and name[5:] not in NOT_FORWARDED
+        if name.startswith("HTTP_") and name[5:] not in left_out
     }
     headers["Content-Type"] = environ.get("CONTENT_TYPE", "")
     chain = [environ.get("HTTP_X_FORWARDED_FOR", ""), environ.get("REMOTE_ADDR", "")]
-    headers["X-Forwarded-For"] = ", ".join(link.split(":")[0] for link in chain if link)
+    headers["X-Forwarded-For"] = ", ".join(link for link in chain if link)
     return headers
 
 
@@ -188,9 +221,12 @@ def errors_as_json(app: flask.Flask, counters: metrics.Metrics) -> None:
         return api.error_response(error.message, error.status)
 
     def unknown(error: werkzeug.exceptions.HTTPException) -> flask.Response:
-        return api.error_response(
+        response = api.error_response(
             f"{flask.request.method} {flask.request.path}: {error.description}", error.code or 500
         )
+        if isinstance(error, werkzeug.exceptions.MethodNotAllowed):
+            response.headers["Allow"] = ", ".join(error.valid_methods or ())
+        return response
 
     def broken(error: Exception) -> flask.Response:
         counters.broken()

@@ -7,7 +7,7 @@ import flask
 import numpy as np
 import orjson
 
-from sluice import errors, gate
+from sluice import errors, fields, gate
 from sluice.policy import Action
 
 SIZE_MAX = 2**63 - 1
@@ -71,19 +71,19 @@ def parsed(body: bytes) -> dict[str, object]:
 
 def checked_list(value: object, where: str) -> list[object]:
     if not isinstance(value, list):
-        raise errors.BadRequest(f"{where}: {value!r} is not a list")
+        raise errors.BadRequest(f"{where}: {fields.shown(value)} is not a list")
     return value
 
 
 def checked_namespace(value: object, where: str) -> str:
     if not isinstance(value, str):
-        raise errors.BadRequest(f"{where}: {value!r} is not a string")
+        raise errors.BadRequest(f"{where}: {fields.shown(value)} is not a string")
     return value
 
 
 def checked_size(value: object, where: str) -> int:
     if type(value) is not int:
-        raise errors.BadRequest(f"{where}: {value!r} is not a whole number of bytes")
+        raise errors.BadRequest(f"{where}: {fields.shown(value)} is not a whole number of bytes")
     if not 0 <= value <= SIZE_MAX:
         raise errors.BadRequest(f"{where}: {value} is not between 0 and {SIZE_MAX}")
     return value
@@ -92,5 +92,5 @@ def checked_size(value: object, where: str) -> int:
 def checked_dry_run(call: dict[str, object]) -> bool:
     value = call.get("dryRun", False)
     if not isinstance(value, bool):
-        raise errors.BadRequest(f"dryRun: {value!r} is neither true nor false")
+        raise errors.BadRequest(f"dryRun: {fields.shown(value)} is neither true nor false")
     return value

@@ -23,7 +23,7 @@ from granian.constants import Interfaces, RuntimeModes
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
-from sluice import errors
+from sluice import errors, settings
 
 LOCK_WAIT_S = 5.0
 # In-flight pushes end within the upstream timeout of 8 s; Kubernetes kills after 30.
@@ -130,8 +130,14 @@ def serve(
         log_dictconfig=log_config,
     )
 
+    # There must never be a second worker, and budgets are read anew without being told.
+    server.signal_handler_reload = lambda *_: None
+
     def load(_target: str) -> flask.Flask:
         die_with(supervisor)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        # HTTP_PROXY is no header that a shipper sent.
+        settings.keep_from_requests()
         return service.start()
 
     def work(*args: Any, **kwargs: Any) -> None:

@@ -83,11 +83,14 @@ class Upstream:
     """Loki, or whatever else takes its pushes, at `url`.
 
     Args:
-        url: http or https. Without a path, /loki/api/v1/push is meant, and legacy pushes go
-            to /api/prom/push beside it.
+        url: http or https. Without a path, /loki/api/v1/push is meant. Where the path ends like
+            one of Loki's two, pushes of the other family go to the other one beside it.
         timeout: seconds for a whole exchange, connecting included.
         headers: sent with every push, instead of the shipper's of the same name.
         ca: a file of certificates to trust instead of the system's.
+
+    Raises:
+        BadRequest: `url` or `ca` cannot be used.
 
     Threads: any number, each with a connection of its own.
     """
@@ -98,16 +101,20 @@ class Upstream:
     ca: str | None = None
 
     def __post_init__(self) -> None:
-        parts = urllib.parse.urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise errors.BadRequest(f"upstream {self.url!r}: not an http:// or https:// URL")
-        self._host, self._port = parts.hostname, parts.port
+        parts = checked_url(self.url)
+        self._host, self._port = parts.hostname or "", parts.port
         path = parts.path.rstrip("/") or PUSH_PATH
-        self._path = path
-        self._legacy_path = path
-        if path.endswith(PUSH_PATH):
-            self._legacy_path = path.removesuffix(PUSH_PATH) + LEGACY_PATH
-        self._tls = ssl.create_default_context(cafile=self.ca) if parts.scheme == "https" else None
+        self._path = self._legacy_path = path
+        for family in (PUSH_PATH, LEGACY_PATH):
+            if path.endswith(family):
+                prefix = path.removesuffix(family)
+                self._path, self._legacy_path = prefix + PUSH_PATH, prefix + LEGACY_PATH
+        try:
+            secure = parts.scheme == "https"
+            self._tls = ssl.create_default_context(cafile=self.ca) if secure else None
+        except OSError as error:
+            raise errors.BadRequest(f"upstream certificates {self.ca}: {error}") from error
+        self._overridden = {name.lower() for name in self.headers}
         self._mine = threading.local()
 
     def path_for(self, path: str) -> str:
@@ -138,8 +145,14 @@ class Upstream:
     def _exchange(
         self, connection: Connection, path: str, body: bytes, headers: Mapping[str, str]
     ) -> Reply:
-        connection.putrequest("POST", self.path_for(path), skip_accept_encoding=True)
-        for name, value in {**headers, **self.headers}.items():
+        overridden = self._overridden
+        connection.putrequest(
+            "POST", self.path_for(path), skip_host="host" in overridden, skip_accept_encoding=True
+        )
+        for name, value in headers.items():
+            if name.lower() not in overridden:
+                connection.putheader(name, value)
+        for name, value in self.headers.items():
             connection.putheader(name, value)
         connection.putheader("Content-Length", str(len(body)))
         connection.endheaders(body)
@@ -176,6 +189,29 @@ class Upstream:
         kept: Connection | None = getattr(self._mine, "connection", None)
         if kept is not None:
             kept.close()
+
+
+def checked_url(url: str) -> urllib.parse.SplitResult:
+    """The parts of an upstream's URL.
+
+    Raises:
+        BadRequest: not the URL of an HTTP server, or more than that.
+    """
+    try:
+        parts = urllib.parse.urlsplit(url)
+        is_one = parts.scheme in ("http", "https") and bool(parts.hostname)
+        # Asking for the port checks it.
+        is_one = is_one and parts.port != 0 and url.isascii() and url.isprintable()
+    except ValueError:
+        is_one = False
+    if not is_one or " " in url:
+        raise errors.BadRequest(f"upstream {url!r}: not an http:// or https:// URL")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise errors.BadRequest(
+            "upstream: a URL with user, query or fragment; credentials are given with"
+            " --upstream-header 'Authorization=...'"
+        )
+    return parts
 
 
 def is_readable(sock: socket.socket) -> bool:

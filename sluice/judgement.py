@@ -1,0 +1,108 @@
+"""What became of a push, until upstream has said whether it takes it.
+
+Turns the core's tallies into what the ledger books: of a push that upstream took, what was
+forwarded, sampled out and dropped; of one that it refused, every entry as refused and nothing
+else, for it will come again.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from sluice import ledger
+
+Int64s = npt.NDArray[np.int64]
+
+# Columns of judge()'s tally, see _core.pyi: entries by action, entries and bytes by outcome,
+# a dry run's bytes by action.
+KEPT_ENTRIES, KEPT_BYTES, SAMPLED_ENTRIES = 3, 4, 5
+TALLY_DRY, TALLY_COLUMNS = 9, 12
+# Columns of scanned rows.
+STREAM_FIRST, STREAM_COUNT, STREAM_SIZE = 5, 6, 7
+ENTRY_SIZE = 2
+
+
+class Judgement:
+    """What became of a push: what to forward, and what was reserved for it.
+
+    Attributes:
+        body: what to send upstream; None where nothing is left (answer 204, send nothing).
+        encoding: its Content-Encoding, "" for none.
+        received: int64 [k, 2], entries and bytes of each row of `share`.
+        tally: int64 [k, 12], as the core counted.
+        by_app: counts what is forwarded by application; commit() calls it.
+    """
+
+    def __init__(
+        self, book: ledger.Ledger, share: ledger.Share, received: Int64s, tally: Int64s
+    ) -> None:
+        self._ledger: ledger.Ledger | None = book
+        self.share, self.received, self.tally = share, received, tally
+        self.body: bytes | None = None
+        self.encoding = ""
+        self.by_app: Callable[[], None] = lambda: None
+
+    def commit(self, *, rejected: bool = False) -> None:
+        """Upstream has it: what was kept is usage.
+
+        Args:
+            rejected: upstream answered 400, and stored the valid part only.
+
+        Raises:
+            ValueError: the judgement has ended already. Nothing was booked.
+        """
+        book = self._end()
+        totals = np.zeros((len(self.tally), ledger.TOTALS), np.int64)
+        totals[:, :2] = self.received
+        totals[:, ledger.FORWARDED : ledger.REFUSED] = self.tally[:, KEPT_ENTRIES:TALLY_DRY]
+        totals[:, ledger.ACTIONS : ledger.DRY] = self.tally[:, :KEPT_ENTRIES]
+        totals[:, ledger.DRY : ledger.REJECTED] = self.tally[:, TALLY_DRY:]
+        if rejected:
+            totals[:, ledger.REJECTED] = self.tally[:, KEPT_BYTES]
+        book.commit(self.share, totals)
+        self.by_app()
+
+    def refund(self) -> None:
+        """Upstream has not taken it: every entry is booked as refused, for it will come again.
+
+        Raises:
+            ValueError: the judgement has ended already. Nothing was booked.
+        """
+        book = self._end()
+        totals = np.zeros((len(self.tally), ledger.TOTALS), np.int64)
+        totals[:, :2] = self.received
+        totals[:, ledger.REFUSED : ledger.REFUSED + 2] = self.received
+        book.refund(self.share, totals)
+
+    def _end(self) -> ledger.Ledger:
+        book, self._ledger = self._ledger, None
+        if book is None:
+            raise ValueError("this judgement was committed or refunded before")
+        return book
+
+
+def batch_totals(tally: Int64s) -> Int64s:
+    """What to book for teams of an evaluated batch; `tally` int64 [k, 8] is evaluate()'s."""
+    totals = np.zeros((len(tally), ledger.TOTALS), np.int64)
+    entries, charged, dropped = tally[:, :3], tally[:, 3], tally[:, 4]
+    totals[:, ledger.RECEIVED] = entries.sum(axis=1)
+    totals[:, ledger.RECEIVED + 1] = charged + dropped
+    totals[:, ledger.FORWARDED] = entries[:, 0] + entries[:, 1]
+    totals[:, ledger.FORWARDED + 1] = charged
+    totals[:, ledger.DROPPED] = entries[:, 2]
+    totals[:, ledger.DROPPED + 1] = dropped
+    totals[:, ledger.ACTIONS : ledger.DRY] = entries
+    totals[:, ledger.DRY : ledger.REJECTED] = tally[:, 5:]
+    return totals
+
+
+def kept_per_stream(
+    stream: Int64s, entry: Int64s, outcome: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.int64]:
+    """int64 [s]: the bytes that are kept of each stream."""
+    before = np.zeros(len(entry) + 1, np.int64)
+    np.cumsum(np.where(outcome == 0, entry[:, ENTRY_SIZE], 0), out=before[1:])
+    first, count = stream[:, STREAM_FIRST], stream[:, STREAM_COUNT]
+    kept: Int64s = before[first + count] - before[first]
+    return kept
