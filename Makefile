@@ -8,7 +8,8 @@ PIP := $(PY) -m pip --disable-pip-version-check -q
 
 # The core is checked by its own tests; the others would only test numpy and Flask under ASan.
 ASAN_TESTS := $(wildcard $(patsubst %,tests/test_%.py,core agreement hostile json_scan threads))
-# UBSan's findings are fatal. Leaks are not looked for: Python itself keeps memory at exit.
+# Findings are fatal, and are seen: --capture=sys leaves them the real stderr. Leaks are not looked
+# for: Python itself keeps memory at exit.
 ASAN_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g
 # Without PYTHONMALLOC=malloc the overread of a small object stays inside Python's own arena.
 ASAN_ENV = PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
@@ -43,7 +44,7 @@ asan: build $(VENV)/.dev  ## the core's tests under AddressSanitizer and UBSan, 
 	@cd build/asan && rm -f sluice/*.so sluice/*.c && CFLAGS="$(ASAN_FLAGS)" \
 		LDFLAGS="-fsanitize=address,undefined" $(CURDIR)/$(PY) setup.py -q build_ext --inplace
 	cd build/asan && $(ASAN_ENV) PYTHONPATH=. \
-		$(CURDIR)/$(PY) -m pytest -p no:cacheprovider $(ASAN_TESTS) $(ARGS)
+		$(CURDIR)/$(PY) -m pytest --capture=sys -p no:cacheprovider $(ASAN_TESTS) $(ARGS)
 
 bench: build $(VENV)/.dev  ## the benchmarks; results belong into benchmarks/README.md
 	$(PY) -m pytest $(wildcard benchmarks/bench_*.py) $(ARGS)

@@ -14,7 +14,7 @@ from conftest import add_row, times
 from harness import Server, Sluice, budget, running, write_budgets
 
 GIB = 2**30
-CONNECTIONS = 8
+CONNECTIONS = 4
 TEAMS = 1000
 ROUNDS = 3
 SECONDS = 2

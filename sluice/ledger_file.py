@@ -126,16 +126,15 @@ class FileRows:
 
     def write_names(self) -> None:
         """Write the table; after a kill in the middle the one before it stands."""
-        payload = packed_names(self.names)
-        if len(payload) > TABLE_ROOM - TABLE_HEAD.size:
-            raise OSError(f"a table of {len(payload)} bytes, room for {TABLE_ROOM}")
+        table = table_of(self._sequence + 1, self.names)
+        if len(table) > TABLE_ROOM:
+            raise OSError(f"a table of {len(table)} bytes, room for {TABLE_ROOM}")
         self._sequence += 1
         at = self._tables + self._sequence % 2 * TABLE_ROOM
-        os.posix_fallocate(self._fd, at, TABLE_HEAD.size + len(payload))
-        self._mmap[at + TABLE_HEAD.size : at + TABLE_HEAD.size + len(payload)] = payload
-        self._mmap[at : at + TABLE_HEAD.size] = TABLE_HEAD.pack(
-            self._sequence, len(payload), zlib.crc32(payload)
-        )
+        os.posix_fallocate(self._fd, at, len(table))
+        payload_at = at + TABLE_HEAD.size
+        self._mmap[payload_at : at + len(table)] = table[TABLE_HEAD.size :]
+        self._mmap[at:payload_at] = table[: TABLE_HEAD.size]
 
     def write_snapshot(self, names: dict[str, int], rows: Rows) -> None:
         """Write copies of the rows in use and their names beside the file."""
@@ -191,7 +190,7 @@ class FileRows:
             at = self._tables + place * TABLE_ROOM
             sequence, size, crc = TABLE_HEAD.unpack(self._mmap[at : at + TABLE_HEAD.size])
             payload = self._mmap[at + TABLE_HEAD.size : at + TABLE_HEAD.size + size]
-            if sequence and zlib.crc32(payload) == crc:
+            if payload and zlib.crc32(payload) == crc:
                 tables.append((sequence, payload))
             else:
                 complaints.append(f"checksum {zlib.crc32(payload):08x}, {crc:08x} was written")
@@ -205,6 +204,9 @@ class FileRows:
         with new.open("wb") as file:
             file.truncate(self._size())
             file.write(sealed(HEADER.pack(MAGIC, VERSION, ROWS, self._columns, TABLE_ROOM)))
+            # With a first table, so that a kill from here on leaves a whole file or none.
+            file.seek(self._tables)
+            file.write(table_of(0, {}))
         new.replace(self._path)
         self._map()
         self._lend()
@@ -212,7 +214,6 @@ class FileRows:
         self._sequence = 0
         self.names = {}
         self.reserve(1)
-        self.write_names()
 
     def _restore(self) -> None:
         try:
@@ -239,6 +240,12 @@ class FileRows:
         names = checked_names(data[HEADER.size : HEADER.size + size], self._snapshot)
         rows = np.frombuffer(data, np.int64, count * columns, HEADER.size + size)
         return names, rows.reshape(count, columns)
+
+
+def table_of(sequence: int, names: dict[str, int]) -> bytes:
+    """A table as it stands in the file: its head, then the names."""
+    payload = packed_names(names)
+    return TABLE_HEAD.pack(sequence, len(payload), zlib.crc32(payload)) + payload
 
 
 def packed_names(names: dict[str, int]) -> bytes:

@@ -316,11 +316,12 @@ def check_rows(stream: Rows, entry: Rows, outcomes: int) -> None:
     found = columns(stream, STREAM_COLUMNS), columns(entry, ENTRY_COLUMNS)
     if found != (STREAM_COLUMNS, ENTRY_COLUMNS):
         raise ValueError(f"rows of {found[0]} and {found[1]} columns")
-    entries = int(stream[-1][5] + stream[-1][6]) if len(stream) else 0
-    if entries > min(len(entry), outcomes):
-        raise ValueError(
-            f"{entries} entries in the streams, {len(entry)} rows, {outcomes} outcomes"
-        )
+    for s, row in enumerate(stream):
+        if not 0 <= row[5] <= min(len(entry), outcomes) - row[6]:
+            raise ValueError(
+                f"stream {s}: {row[6]} entries from {row[5]} on,"
+                f" {len(entry)} rows, {outcomes} outcomes"
+            )
 
 
 def check_places(

@@ -56,6 +56,7 @@ class Standalone:
             ca=str(options.upstream_ca) if options.upstream_ca else None,
         )
         self._note(reading)
+        self._is_behind = False
         self._stopping = threading.Event()
 
     def start(self) -> flask.Flask:
@@ -104,9 +105,12 @@ class Standalone:
 
     def _reload(self) -> None:
         reading = self._files.read()
-        if not reading.changed:
+        if not (reading.changed or self._is_behind):
             return
+        # Until they are in force: a disk that is full now may not be so in a second.
+        self._is_behind = True
         self._gate.load(reading.budgets)
+        self._is_behind = False
         self._note(reading)
         log.info("budgets read anew: %d in force", len(reading.budgets))
 

@@ -56,9 +56,7 @@ def push(*streams: bytes) -> bytes:
 
 
 @st.composite
-def joined(
-    draw: st.DrawFn, *fields: st.SearchStrategy[bytes], least: int = 0, most: int
-) -> bytes:
+def joined(draw: st.DrawFn, *fields: st.SearchStrategy[bytes], least: int = 0, most: int) -> bytes:
     """A message of so many of these fields; what is named twice comes twice as often."""
     # not st.one_of, which forgets repetitions
     chosen = st.lists(st.sampled_from(range(len(fields))), min_size=least, max_size=most)

@@ -252,9 +252,7 @@ def json_pushes(draw: st.DrawFn) -> tuple[int, bytes]:
     pairs = st.dictionaries(TEXT, TEXT, max_size=2)
     times = st.integers(0, 2**62).map(str)
     if dialect == JSON:
-        entry = st.one_of(
-            st.tuples(times, TEXT).map(list), st.tuples(times, TEXT, pairs).map(list)
-        )
+        entry = st.one_of(st.tuples(times, TEXT).map(list), st.tuples(times, TEXT, pairs).map(list))
         stream = st.fixed_dictionaries({"stream": pairs, "values": st.lists(entry, max_size=5)})
     else:
         entry = st.fixed_dictionaries(

@@ -13,9 +13,7 @@ import xxhash
 from handmade import entry, pair, push, sized, stream, tag, varint
 from hypothesis import given
 from hypothesis import strategies as st
-from twins import (
-    ALLOW, DROP, DROPPED, KEPT, PROTOBUF, SAMPLED, THROTTLE, UNTOUCHED, USED_MAX, Rule, no_rows,
-)  # fmt: skip
+from twins import ALLOW, DROP, DROPPED, KEPT, SAMPLED, THROTTLE, USED_MAX, Rule, no_rows
 
 from sluice import _core, errors, policy
 from sluice.policy import KEEP_ALL
@@ -140,7 +138,7 @@ def test_a_dry_run_admits_all_and_counts_what_it_would_have_done(core: ModuleTyp
     got = twins.evaluate(core, [0] * 4, [800, 100, 101, 7], [limited(1000, dry=1)], [0])
     assert got.action == [ALLOW] * 4
     assert got.used == [1008]
-    # all of it is used, so the fourth entry is judged as the limit's excess too
+    # the third is admitted too, so the fourth comes when the limit is passed
     assert got.tally == [[4, 0, 0, 1008, 0, 800, 100, 108]]
 
 
@@ -200,7 +198,7 @@ def test_one_bad_entry_refuses_the_batch_and_nothing_is_charged(
         core,
         twins.rule_table([limited(100)] * 2),
         np.array([3, 4]),
-        np.full(len(team), UNTOUCHED, np.uint8),
+        np.full(len(team), twins.UNTOUCHED, np.uint8),
         no_rows(8, 2),
     )
     teams, sizes = twins.lent(core, np.array(team, np.int32), np.array(size))
@@ -453,8 +451,8 @@ def test_a_push_without_entries_is_judged_as_nothing(core: ModuleType) -> None:
         ({"tally": no_rows(8, 2)}, ValueError, "2 teams, 2 tallies of 8 columns"),
         ({"rule": no_rows(4, 2)}, ValueError, "3 counters, 2 rules of 4 columns"),
         ({"rule": no_rows(5, 3)}, ValueError, "3 counters, 3 rules of 5 columns"),
-        ({"outcome": 2}, ValueError, "3 entries in the streams, 3 rows, 2 outcomes"),
-        ({"entry": no_rows(3, 2)}, ValueError, "3 entries in the streams, 2 rows, 3 outcomes"),
+        ({"outcome": 2}, ValueError, "stream 1: 1 entries from 2 on, 3 rows, 2 outcomes"),
+        ({"entry": no_rows(3, 2)}, ValueError, "stream 1: 1 entries from 2 on, 2 rows, 3 outcomes"),
         ({"entry": no_rows(4, 3)}, ValueError, "rows of 8 and 4 columns"),
     ],
 )
@@ -475,7 +473,7 @@ def test_a_push_whose_arrays_do_not_fit_is_refused(
         change.get("tally", no_rows(12, 2)),
     )
     with pytest.raises(error, match=text):
-        core.judge(twins.exact(body), PROTOBUF, *arrays)
+        core.judge(twins.exact(body), twins.PROTOBUF, *arrays)
     assert not any(np.any(array) for array in arrays[5:])
 
 
@@ -742,7 +740,7 @@ def test_nothing_to_split_is_refused(core: ModuleType) -> None:
 
 def test_too_few_outcomes_are_refused(core: ModuleType) -> None:
     body = push(stream(b"l", entry(b"1"), entry(b"2")))
-    with pytest.raises(ValueError, match="2 entries in the streams, 2 rows, 1 outcomes"):
+    with pytest.raises(ValueError, match="stream 0: 2 entries from 0 on, 2 rows, 1 outcomes"):
         twins.split(core, body, twins.scan(core, body), [DROPPED])
 
 
@@ -751,5 +749,5 @@ def test_split_needs_room_for_the_whole_body() -> None:
     rows = twins.scan(_core, body)
     room = np.zeros(len(body) - 1, np.uint8)
     with pytest.raises(ValueError, match=f"room for {len(body) - 1} bytes, {len(body)} needed"):
-        _core.split(body, PROTOBUF, *rows, b"\x02", room)
+        _core.split(body, twins.PROTOBUF, *rows, b"\x02", room)
     assert not room.any()

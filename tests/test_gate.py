@@ -37,7 +37,7 @@ from sluice import (
     usage,
     window,
 )
-from sluice.gate import Judgement
+from sluice.judgement import Judgement
 from sluice.wire import loki
 
 MIB = 2**20
@@ -111,8 +111,8 @@ def counts_of(gate: Gate, key: str, now: float = NOON) -> dict[str, dict[str, in
 
 
 def nothing_counted(gate: Gate) -> bool:
-    values = [gate.ledger.usage([key], NOON)[key].counts for key in gate.ledger.keys()]
-    return not any(any(counts) for counts in values) and not gate.ledger.used.any()
+    found = gate.ledger.usage(["", "shop/shop"], NOON).values()
+    return not any(any(one.counts) for one in found) and not gate.ledger.used.any()
 
 
 # what goes on
@@ -251,10 +251,9 @@ def test_a_batch_that_comes_again_keeps_the_same_lines(dialect):
 PROCESS = """
 import sys
 sys.path.insert(0, {tests!r})
-import test_gate
-from sluice.wire import loki
-push = test_gate.pack(test_gate.shippers.make_streams(4, ["shop"], start_ns=1), loki.Dialect.{name})
-print(test_gate.lines_of(test_gate.forwarded(push, test_gate.judged(test_gate.in_the_band(), push))))
+from test_gate import forwarded, in_the_band, judged, lines_of, loki, pack, shippers
+push = pack(shippers.make_streams(4, ["shop"], start_ns=1), loki.Dialect.{name})
+print(lines_of(forwarded(push, judged(in_the_band(), push))))
 """
 
 
@@ -476,7 +475,7 @@ def test_any_number_of_threads_stays_within_the_limit_and_loses_no_byte():
 
     def send(push: Push) -> list[Stream]:
         judgement = judged(gate, push)
-        if judgement.body is not None and hash(push.body) % 5 == 0:
+        if judgement.body is not None and zlib.crc32(push.body) % 5 == 0:
             judgement.refund()
             return []
         sent = [] if judgement.body is None else forwarded(push, judgement)
@@ -715,7 +714,7 @@ def test_a_push_of_many_tiny_entries_may_not_make_an_index_that_dwarfs_it(dialec
         head = b"\x0a" + bytes([size & 127 | 128, size >> 7 & 127 | 128, size >> 14])
         tiny = shippers.snappy(head + tiny)
     gate = Gate([], max_decoded=2 * MIB)
-    with pytest.raises((errors.TooLarge, errors.BadPush), match="index|streams"):
+    with pytest.raises((errors.TooLarge, errors.BadPush), match=r"index|streams"):
         gate.push(tiny, now=NOON, dialect=dialect)
     assert nothing_counted(gate)
 
@@ -882,9 +881,6 @@ def test_usage_by_evaluate_alone_shows_in_the_rows():
 def test_the_action_of_a_team_is_what_its_mean_entry_would_get():
     gate = Gate([make("shop", 1000)])
     assert row_of(gate, "shop").as_json()["action"] == "allow"
-    for size, action in ((79, "allow"), (700, "throttle"), (200, "throttle")):
-        gate.evaluate(gate.resolve(["shop"]), [size], now=NOON)
-    gate = Gate([make("shop", 1000)])
     for used, action in ((790, "allow"), (800, "throttle"), (990, "throttle"), (1000, "drop")):
         before = row_of(gate, "shop").usage.day
         gate.evaluate(gate.resolve(["shop"] * (used - before)), [1] * (used - before), now=NOON)

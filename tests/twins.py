@@ -150,9 +150,7 @@ def judge(
         np.zeros(len(rows.entry), np.uint8),
         no_rows(PUSH_COLUMNS, len(slot)),
     )
-    core.judge(
-        exact(body), dialect, stream, entry, team_in, slot_in, rule, cell, outcome, tally
-    )
+    core.judge(exact(body), dialect, stream, entry, team_in, slot_in, rule, cell, outcome, tally)
     return Judged(*listed(outcome, tally, cell))
 
 

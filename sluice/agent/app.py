@@ -6,6 +6,7 @@ costs the team anything.
 Rule 3: an unexpected exception is a defect of ours: 500, logged, counted, nothing charged.
 """
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -67,7 +68,7 @@ def create_app(
     """
     app = flask.Flask("sluice.agent", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    # A doubled slash in a shipper's URL is a 404 for it to see, not a redirect without a target.
+    # A doubled slash in a shipper's URL is no reason for a redirect, which no shipper follows.
     app.url_map.merge_slashes = False
     turns = turnstile.Turnstile(max_in_flight)
     # Slow senders of its bodies must not take the threads that are spared for probes, and those
@@ -77,7 +78,8 @@ def create_app(
     counters = metrics.Metrics(door, clock, state, lambda: turns.inside)
     handler = PushHandler(door, sender, counters, turns, max_body, clock)
     for path in (upstream.PUSH_PATH, upstream.LEGACY_PATH):
-        app.add_url_rule(path, path, handler, methods=["POST"])
+        view = functools.partial(handler, path)
+        app.add_url_rule(path, path, view, methods=["POST"])
     app.register_blueprint(api.blueprint(lambda now: usage.rows(door.ledger, now), clock, state))
 
     def read_call() -> bytes:
@@ -105,11 +107,10 @@ class PushHandler:
         self._gate, self._sender, self._counters = door, sender, counters
         self._turns, self._max_body, self._clock = turns, max_body, clock
 
-    def __call__(self) -> flask.Response:
-        """Flask's view."""
+    def __call__(self, path: str) -> flask.Response:
+        """Flask's view of one of the two paths."""
         with self._counters.timed_push(), self._turns.turn():
             environ = flask.request.environ
-            path = environ["PATH_INFO"]
             # The body first: a shipper that is refused in the middle of it may not see why.
             body = read_body(environ, self._max_body)
             dialect = loki.dialect_of(environ.get("CONTENT_TYPE") or None, path)

@@ -131,11 +131,10 @@ def serve(
     )
 
     # There must never be a second worker, and budgets are read anew without being told.
-    server.signal_handler_reload = lambda *_: None
+    server.signal_handler_reload = lambda *_: None  # type: ignore[method-assign]
 
     def load(_target: str) -> flask.Flask:
         die_with(supervisor)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         # HTTP_PROXY is no header that a shipper sent.
         settings.keep_from_requests()
         return service.start()

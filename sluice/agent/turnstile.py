@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 from sluice import errors
 
-# A full house that moves is worth a short wait; one that stands still is not.
-WAIT_S = 0.1
+# A full house that moves is worth a short wait; one that stands still is not. What waits keeps
+# probes waiting: with two threads to spare, 200 pushes are told to come back within a second.
+WAIT_S = 0.01
 
 
 class Turnstile:
@@ -24,34 +25,35 @@ class Turnstile:
     def __init__(self, places: int) -> None:
         self.places = places
         self.inside = 0
-        self._left_at = 0.0
-        self._changed = threading.Condition()
+        self._moved_at = 0.0
+        self._left = threading.Condition()
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
         """Be inside for the length of a with block.
 
         Raises:
-            Unavailable: full, and nobody left within the last WAIT_S seconds.
+            Unavailable: full, and nobody came or left within WAIT_S seconds, or not soon enough.
         """
-        with self._changed:
+        with self._left:
             if self.inside >= self.places:
                 self._wait()
             self.inside += 1
+            self._moved_at = time.monotonic()
         try:
             yield
         finally:
-            with self._changed:
+            with self._left:
                 self.inside -= 1
-                self._left_at = time.monotonic()
-                self._changed.notify()
+                self._moved_at = time.monotonic()
+                self._left.notify()
 
     def _wait(self) -> None:
-        until = time.monotonic() + WAIT_S
+        began = time.monotonic()
         while self.inside >= self.places:
-            now = time.monotonic()
-            if now >= until or now - self._left_at > WAIT_S:
+            left = min(began, self._moved_at) + WAIT_S - time.monotonic()
+            if left <= 0:
                 raise errors.Unavailable(
                     f"{self.inside} pushes are being handled, at most {self.places} are let in"
                 )
-            self._changed.wait(until - now)
+            self._left.wait(left)

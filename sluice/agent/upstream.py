@@ -133,13 +133,13 @@ class Upstream:
             connection = self._connection(deadline)
             return self._exchange(connection, path, body, headers)
         except (OSError, http.client.HTTPException) as error:
-            self._drop()
+            self.close()
             words = f"{type(error).__name__}: {error}".rstrip(": ")
             if isinstance(error, TimeoutError):
                 words = f"no answer within {self.timeout:g} s"
             raise errors.Unavailable(f"upstream {self._host}: {words}") from error
         except BaseException:
-            self._drop()
+            self.close()
             raise
 
     def _exchange(
@@ -172,7 +172,7 @@ class Upstream:
         """This thread's connection, a new one if upstream has closed it meanwhile."""
         kept: Connection | None = getattr(self._mine, "connection", None)
         if kept is None or kept.sock is None or is_readable(kept.sock):
-            self._drop()
+            self.close()
             if self._tls is None:
                 kept = Connection(self._host, self._port, timeout=self.timeout)
             else:
@@ -185,7 +185,8 @@ class Upstream:
         kept.sock.settimeout(max(0.001, deadline - time.monotonic()))
         return kept
 
-    def _drop(self) -> None:
+    def close(self) -> None:
+        """Close this thread's connection; its next push opens another."""
         kept: Connection | None = getattr(self._mine, "connection", None)
         if kept is not None:
             kept.close()
@@ -197,15 +198,16 @@ def checked_url(url: str) -> urllib.parse.SplitResult:
     Raises:
         BadRequest: not the URL of an HTTP server, or more than that.
     """
+    refusal = errors.BadRequest(f"upstream {url!r}: not an http:// or https:// URL")
     try:
         parts = urllib.parse.urlsplit(url)
-        is_one = parts.scheme in ("http", "https") and bool(parts.hostname)
         # Asking for the port checks it.
-        is_one = is_one and parts.port != 0 and url.isascii() and url.isprintable()
+        has_port = parts.port != 0
     except ValueError:
-        is_one = False
-    if not is_one or " " in url:
-        raise errors.BadRequest(f"upstream {url!r}: not an http:// or https:// URL")
+        raise refusal from None
+    is_plain = url.isascii() and url.isprintable() and " " not in url
+    if parts.scheme not in ("http", "https") or not (parts.hostname and has_port and is_plain):
+        raise refusal
     if parts.username is not None or parts.query or parts.fragment:
         raise errors.BadRequest(
             "upstream: a URL with user, query or fragment; credentials are given with"
