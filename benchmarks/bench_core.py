@@ -7,7 +7,7 @@ import data
 import numpy as np
 import pytest
 import xxhash
-from conftest import add_row, ms, times
+from race import add_row, ms, times
 from shippers import message_class
 
 from sluice import _core

@@ -8,7 +8,7 @@ import data
 import numpy as np
 import numpy.typing as npt
 import pytest
-from conftest import add_row, ms, times
+from race import add_row, ms, times
 
 from sluice import _core, reference
 

@@ -6,7 +6,7 @@ import cramjam
 import data
 import orjson
 import pytest
-from conftest import add_row, ms, times
+from race import add_row, ms, times
 from shippers import Push, unpacked
 
 from sluice import Gate

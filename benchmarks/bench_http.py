@@ -2,16 +2,16 @@
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cramjam
 import data
 import load
 import pytest
-from conftest import add_row, times
 from harness import Server, Sluice, budget, running, write_budgets
+from race import add_row, times
 
 GIB = 2**30
 CONNECTIONS = 4
@@ -39,11 +39,9 @@ def forwarders(folder: Path) -> Iterator[tuple[Server, Server]]:
     """`sluice run` and nginx in front of the same upstream."""
     sink = load.Script(folder / "sink", "sink.py")
     budgets = [budget(data.team_name(i), data.PLENTY) for i in range(TEAMS)]
-    sluice = Sluice(
-        folder / "sluice", write_budgets(folder / "budgets.yaml", budgets), "http://127.0.0.1:0"
-    )
+    path = write_budgets(folder / "budgets.yaml", budgets)
+    sluice = Sluice(folder / "sluice", path, sink.url)
     nginx = load.Nginx(folder / "nginx", sink)
-    sluice.upstream = sink.url
     with running(sink, nginx, sluice):
         yield sluice, nginx
 
@@ -59,7 +57,7 @@ def in_turns(benchmark: Any, first: Any, second: Any) -> tuple[list[Any], list[A
     return results
 
 
-def median(values: Iterator[float]) -> float:
+def median(values: Iterable[float]) -> float:
     return statistics.median(list(values))
 
 
@@ -100,32 +98,62 @@ class Snappy:
         self.cpu_s += time.thread_time() - start
         self.calls += 1
 
+    def alone(self, seconds: float) -> "Snappy":
+        """Decompress for so long, with nothing else to do for this machine."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self()
+        return self
+
+
+class Rivals(NamedTuple):
+    """CPU seconds a push: nginx and snappy one after the other, then both at once."""
+
+    nginx: float
+    snappy: float
+    nginx_beside: float
+    snappy_beside: float
+
+
+def rivals(nginx: Server, body: bytes, bodies: list[Path]) -> Rivals:
+    """Apart, each has the machine for itself. Together they meet the crowd that Sluice meets."""
+    apart = load.drive(nginx, bodies, SECONDS, CONNECTIONS)
+    snappy = Snappy(body).alone(SECONDS / 4)
+    beside = Snappy(body)
+    together = load.drive(nginx, bodies, SECONDS, CONNECTIONS, beside)
+    return Rivals(
+        apart.cpu_per_request,
+        snappy.cpu_s / snappy.calls,
+        together.cpu_per_request,
+        beside.cpu_s / beside.calls,
+    )
+
 
 @pytest.mark.parametrize("size", data.SIZES)
 def bench_forwarding(benchmark: Any, forwarders: Any, folder: Path, size: str) -> None:
-    """nginx runs while the other core decompresses: the same crowd that Sluice works in."""
     sluice, nginx = forwarders
     push = data.push(data.SIZES[size])
     per_gib = GIB / push.billed
     with load.files(folder / "bodies", [push.body]) as bodies:
-
-        def theirs() -> tuple[load.Load, Snappy]:
-            snappy = Snappy(push.body)
-            return load.drive(nginx, bodies, SECONDS, CONNECTIONS, snappy), snappy
-
-        theirs_runs, ours = in_turns(
-            benchmark, theirs, lambda: load.drive(sluice, bodies, SECONDS, CONNECTIONS)
+        theirs, ours = in_turns(
+            benchmark,
+            lambda: rivals(nginx, push.body, bodies),
+            lambda: load.drive(sluice, bodies, SECONDS, CONNECTIONS),
         )
-    passing = [run.cpu_per_request * per_gib for run, _ in theirs_runs]
-    unpacking = [snappy.cpu_s / snappy.calls * per_gib for _, snappy in theirs_runs]
-    own = [run.cpu_per_request * per_gib for run in ours]
+    pairs = [(run.cpu_per_request, them) for run, them in zip(ours, theirs, strict=True)]
+    apart = median(own / (them.nginx + them.snappy) for own, them in pairs)
+    together = median(own / (them.nginx_beside + them.snappy_beside) for own, them in pairs)
+    cost = {
+        name.replace("_beside", " beside"): f"{per_gib * median(values):.2f}"
+        for name, values in zip(Rivals._fields, zip(*theirs, strict=True), strict=True)
+    }
     add_row(
         "CPU seconds per GiB of raw log, forwarding to a real upstream",
         raw_log=size,
-        sluice=f"{median(own):.2f}",
-        nginx=f"{median(passing):.2f}",
-        snappy=f"{median(unpacking):.2f}",
-        of_both=times(median(a / (b + c) for a, b, c in zip(own, passing, unpacking, strict=True))),
+        sluice=f"{per_gib * median(own for own, _ in pairs):.2f}",
+        **cost,
+        of_both_apart=times(apart),
+        of_both_at_once=times(together),
         pushes_per_s=f"{median(run.rate for run in ours):.0f}",
         MB_per_s_of_raw_log=f"{median(run.rate for run in ours) * push.billed / 1e6:.0f}",
         p50_ms=f"{median(run.p50_ms for run in ours):.1f}",

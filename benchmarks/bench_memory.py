@@ -9,9 +9,8 @@ from typing import Any
 
 import data
 import load
-import pytest
-from conftest import add_row
 from harness import Sluice, budget, running, write_budgets
+from race import add_row
 from shippers import Push, promtail
 
 MB = 1_000_000

@@ -1,103 +1,18 @@
-"""Races: ours and its rivals in turns, in one run, so that a busy machine slows them all.
+"""Prints the benchmarks' tables at the end, as Markdown; --bench-table FILE writes them, too."""
 
-Every benchmark adds a row to a table; the tables are printed at the end, as Markdown, and
-written to the file that --bench-table names.
-"""
-
-import time
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-# Rounds end early when they take longer than this altogether.
-PATIENCE_S = 2.0
-ROUNDS_LEAST = 7
-
-Row = dict[str, str]
-tables: dict[str, list[Row]] = {}
-
-
-class Result:
-    """What a race measured: seconds of every contestant, round by round."""
-
-    def __init__(self, seconds: Mapping[str, list[float]]) -> None:
-        self.seconds = seconds
-
-    def best(self, name: str = "ours") -> float:
-        """Seconds of the fastest round: the one that nothing else on the machine slowed."""
-        return min(self.seconds[name])
-
-    def ratio(self, rival: str) -> float:
-        """How many times the rival's time ours takes, best against best."""
-        return self.best() / self.best(rival)
-
-
-def add_row(title: str, **cells: object) -> None:
-    """Add a row to the table of this title; underscores in names are spaces."""
-    tables.setdefault(title, []).append(
-        {name.replace("_", " "): str(cell) for name, cell in cells.items()}
-    )
-
-
-def ms(seconds: float) -> str:
-    return f"{1000 * seconds:.3g}"
-
-
-def times(ratio: float) -> str:
-    return f"{ratio:.3g}x"
-
-
-def timed(call: Callable[[], object], seconds: list[float]) -> None:
-    start = time.perf_counter()
-    call()
-    seconds.append(time.perf_counter() - start)
+import race as races
 
 
 @pytest.fixture
-def race(benchmark: Any) -> Callable[..., Result]:
-    """A function `race(ours, rivals, reset=None, rounds=30) -> Result`.
-
-    In each round every rival runs once, beginning with another one each time, and then ours,
-    with `reset` (not timed) before each. Only ours is in the table of pytest-benchmark itself.
-    """
-
-    def run(
-        ours: Callable[[], object],
-        rivals: Mapping[str, Callable[[], object]],
-        reset: Callable[[], object] = lambda: None,
-        rounds: int = 30,
-    ) -> Result:
-        seconds: dict[str, list[float]] = {name: [] for name in ("ours", *rivals)}
-        names = list(rivals)
-        start = time.perf_counter()
-        for call in (*rivals.values(), ours):
-            reset()
-            call()
-        once = time.perf_counter() - start
-
-        def others() -> None:
-            for name in names:
-                reset()
-                timed(rivals[name], seconds[name])
-            names.append(names.pop(0))
-            reset()
-
-        rounds = max(ROUNDS_LEAST, min(rounds, int(PATIENCE_S / once)))
-        benchmark.pedantic(lambda: timed(ours, seconds["ours"]), setup=others, rounds=rounds)
-        result = Result(seconds)
-        benchmark.extra_info.update({name: result.best(name) for name in seconds})
-        return result
-
-    return run
-
-
-def as_markdown(rows: list[Row]) -> str:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [columns, ["---"] * len(columns)]
-    lines += [[row.get(name, "") for name in columns] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def race(benchmark: Any) -> Callable[..., races.Result]:
+    """race.race() under pytest-benchmark, whose own table has ours only."""
+    return functools.partial(races.race, benchmark)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -105,7 +20,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    text = "\n\n".join(f"### {title}\n\n{as_markdown(rows)}" for title, rows in tables.items())
+    text = "\n\n".join(
+        f"### {title}\n\n{races.as_markdown(rows)}" for title, rows in races.tables.items()
+    )
     terminalreporter.write_line(f"\n{text}\n")
     file: Path | None = config.getoption("--bench-table")
     if file and text:

@@ -1,7 +1,7 @@
 """The endpoints that bench_http.py compares, under the server of agent/serve.py.
 
-    python endpoint.py agent PORT    the agent, with an upstream that says 204 without I/O
-    python endpoint.py empty PORT    a Flask route that reads the body, no more
+`endpoint.py agent PORT` serves the agent with an upstream that says 204 without I/O, and
+`endpoint.py empty PORT` a Flask route that reads the body, no more.
 """
 
 import sys

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def need(*programs: str) -> None:
 
 def search_path() -> str:
     # Debian has nginx where only root's PATH looks.
-    return f"{subprocess.os.environ.get('PATH', '')}:/usr/sbin"
+    return f"{os.environ.get('PATH', '')}:/usr/sbin"
 
 
 class Script(Server):

@@ -56,7 +56,7 @@ def evaluate(
         team: int32 [n], -1 <= team < t.
         size: int64 [n], bytes, >= 0.
         rule: int64 [t, 4]: soft, hard, bound of the sampling hash (as uint64), dry run.
-            soft and hard in [-1, 2^62], on the scale of `used`.
+            -1 <= soft <= hard <= 2^62, on the scale of `used`.
         used: int64 [t], bytes in [0, 2^62]. Changed in place by compare-and-swap.
         action_out: uint8 [n]. 0 allow, 1 throttle, 2 drop; a dry run allows all.
         tally_out: int64 [t, 8], added to: entries allowed, throttled, dropped; bytes charged,

@@ -210,7 +210,7 @@ def demo(options: settings.Demo) -> int:
     """Run the demo; returns the exit code."""
     host, port = options.listen.host, options.listen.port
     stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: stopping.set())
     with (
         tempfile.TemporaryDirectory(prefix="sluice-demo-") as folder,

@@ -59,7 +59,9 @@ KEY, ENTERED, COMMITTED, CELL_COUNTS = range(4)
 DAY_AT, DAY_COLUMNS = TOTALS, 3 + COUNTS
 MONTH_AT, MONTH_COLUMNS = DAY_AT + CELLS * DAY_COLUMNS, 3
 COLUMNS = 88
-DAY_COUNTS = np.arange(CELL_COUNTS, CELL_COUNTS + COUNTS)
+# What a push adds to: the counters of all time, and a day's committed bytes and its counts.
+ALL_TIME = np.arange(TOTALS)
+IN_DAY = np.arange(COMMITTED, CELL_COUNTS + COUNTS)
 
 USED_MAX = 2**62
 COUNT_MAX = 2**63 - 1
@@ -360,17 +362,20 @@ class Ledger:
     def _book(self, share: Share, totals: Int64s, committed: Int64s) -> None:
         """Add to the counters of all time and of the share's windows."""
         self._changes += 1
-        rows = share.rows
-        self._rows[rows, :TOTALS] = added(self._rows[rows, :TOTALS], totals)
+        era, row = share.era, share.rows
+        start = row.astype(np.int64) * COLUMNS
+        day = start + DAY_AT + era.cell[DAY, row] * DAY_COLUMNS
+        month = start + MONTH_AT + era.cell[MONTH, row] * MONTH_COLUMNS
         flat = self._rows.reshape(-1)
-        for kind, (at, width) in enumerate(KINDS):
-            cell = rows.astype(np.int64) * COLUMNS + at + share.era.cell[kind, rows] * width
-            # A window that was evicted meanwhile has another key now: its share is forgotten.
-            is_kept = flat[cell + KEY] == share.era.key[kind, rows]
-            flat[cell + COMMITTED] = added(flat[cell + COMMITTED], committed * is_kept)
-            if kind == DAY:
-                counts = cell[:, None] + DAY_COUNTS
-                flat[counts] = added(flat[counts], totals[:, :COUNTS] * is_kept[:, None])
+        # A window that was evicted meanwhile has another key now: its share is forgotten.
+        in_day = flat[day + KEY] == era.key[DAY, row]
+        in_month = flat[month + KEY] == era.key[MONTH, row]
+        columns = (start[:, None] + ALL_TIME, day[:, None] + IN_DAY, month[:, None] + COMMITTED)
+        today = np.column_stack((committed, totals[:, :COUNTS])) * in_day[:, None]
+        more = np.column_stack((totals, today, committed * in_month))
+        # One store: a kill between two would leave books that contradict each other.
+        cells = np.concatenate(columns, axis=1)
+        flat[cells] = added(flat[cells], more)
 
     # usage comes up
 

@@ -105,6 +105,14 @@ def test_a_run_of_any_length_stops_at_the_byte(core: ModuleType, n: int) -> None
     assert got.used == [limit]
 
 
+def test_a_run_whose_sum_is_beyond_int64_is_no_small_run(core: ModuleType) -> None:
+    # 4 * 2^62 is 0 in 64 bits
+    got = twins.evaluate(core, [0] * 4, [2**62] * 4, [limited(1000)], [0])
+    assert (got.action, got.used) == ([DROP] * 4, [0])
+    got = twins.evaluate(core, [0] * 4, [2**62] * 4, [Rule(USED_MAX, USED_MAX)], [0])
+    assert (got.action, got.used) == ([ALLOW, DROP, DROP, DROP], [USED_MAX])
+
+
 @pytest.mark.parametrize("n", [3, 500, 40_000])
 def test_mixed_teams_stop_at_the_byte_each(core: ModuleType, n: int) -> None:
     teams = [i % 3 for i in range(n)]
@@ -364,6 +372,28 @@ def test_a_hash_is_kept_below_the_bound_and_not_at_it(core: ModuleType, pushed: 
             rules = [IN_THE_BAND._replace(keep=keep)]
             got = twins.judge(core, pushed, rows, [0, 0], rules, [0])
             assert got.outcome[i] == outcome
+
+
+@pytest.mark.parametrize(
+    ("line", "keep", "outcome"),
+    [
+        # lines of 8 bytes that XXH64 was solved for: the smallest hash, and the two largest
+        ("3d101857f43aa4db", 0, SAMPLED),
+        ("3d101857f43aa4db", 1, KEPT),
+        ("185c1321a100867d", 2**64 - 2, SAMPLED),
+        ("185c1321a100867d", KEEP_ALL, KEPT),
+        ("2b0f43d66f8f3f1b", 2**64 - 2, SAMPLED),
+        # no bound is above the largest hash, so KEEP_ALL is not compared
+        ("2b0f43d66f8f3f1b", KEEP_ALL, KEPT),
+    ],
+)
+def test_the_extreme_hashes_are_kept_by_rate_1_alone(
+    core: ModuleType, line: str, keep: int, outcome: int
+) -> None:
+    body = push(stream(b"{}", entry(bytes.fromhex(line))))
+    rows = twins.scan(core, body)
+    got = twins.judge(core, body, rows, [0], [IN_THE_BAND._replace(keep=keep)], [0])
+    assert got.outcome == [outcome]
 
 
 def test_an_entry_sent_again_meets_the_same_verdict(core: ModuleType, pushed: bytes) -> None:

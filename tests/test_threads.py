@@ -233,11 +233,12 @@ def test_pushes_fill_each_limit_to_the_byte() -> None:
 
 @pytest.mark.parametrize("keep", [2**63, twins.KEEP_ALL])
 def test_pushes_batches_and_refunds_mix(keep: int) -> None:
-    body = unit_push(6, 600)
+    body = unit_push(8, 600)
     wanted = ROUNDS * 600
     rules = [Rule(wanted, wanted * 3, keep), Rule(0, wanted * 2, keep), Rule(0, 0, keep)]
-    counters = Counters(rules)
-    pushes = [Pushes(counters, body, [1, 2, 0], i == 0) for i in range(2)]
+    # the last one is not the batches', so that they cannot use it up before any push comes
+    counters = Counters([*rules, Rule(0, wanted * 2, keep)])
+    pushes = [Pushes(counters, body, [1, 2, 0, 3], i == 0) for i in range(2)]
     team = teams_in("mixed", 3, 3000, 1)
     batches = [Batches(counters, team, np.full(3000, 3), i == 0) for i in range(2)]
     counters.watched(*pushes, *batches)

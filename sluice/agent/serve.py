@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +29,7 @@ from sluice import errors, settings
 LOCK_WAIT_S = 5.0
 # In-flight pushes end within the upstream timeout of 8 s; Kubernetes kills after 30.
 STOP_WAIT_S = 9
+STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 PR_SET_PDEATHSIG = 1
 
 
@@ -102,6 +104,33 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
+def block_signals_in_children() -> None:
+    """Have children begin with STOP_SIGNALS blocked; none is lost before they can heed it."""
+    mask = signal.pthread_sigmask
+    os.register_at_fork(
+        before=lambda: mask(signal.SIG_BLOCK, STOP_SIGNALS),
+        after_in_parent=lambda: mask(signal.SIG_UNBLOCK, STOP_SIGNALS),
+    )
+
+
+def heed_one_signal() -> None:
+    """Have the first signal to stop handled by a thread, and no other one at all.
+
+    Ctrl-C and systemd signal the whole group, and the supervisor then signals the worker once
+    more. granian's handler takes a lock; a second one on top of it would wait for the first.
+    """
+    supervisors = signal.getsignal(signal.SIGTERM)
+
+    def heed() -> None:
+        signal.sigwait(STOP_SIGNALS)
+        # It may come before the server is there to handle it.
+        while (handler := signal.getsignal(signal.SIGTERM)) is supervisors:
+            time.sleep(0.01)
+        handler(signal.SIGTERM, None)  # type: ignore[operator, misc]
+
+    threading.Thread(target=heed, name="signals", daemon=True).start()
+
+
 def serve(
     service: Service, host: str, port: int, *, threads: int, log_config: dict[str, Any]
 ) -> None:
@@ -113,6 +142,7 @@ def serve(
     # Forked, so that lock and ledger are the supervisor's own; before any thread is started.
     multiprocessing.set_start_method("fork", force=True)
     supervisor = os.getpid()
+    block_signals_in_children()
     server = granian.Granian(
         "sluice",
         address=host,
@@ -135,6 +165,7 @@ def serve(
 
     def load(_target: str) -> flask.Flask:
         die_with(supervisor)
+        heed_one_signal()
         # HTTP_PROXY is no header that a shipper sent.
         settings.keep_from_requests()
         return service.start()

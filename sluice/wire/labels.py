@@ -5,7 +5,8 @@ label set that only one of the two can read would be a way past a budget.
 Rule 2: nothing here raises. Text that Loki refuses is `None`; the caller counts such a
 stream as unbudgeted and lets Loki say no.
 Rule 3: time and memory are linear in the text. Every repetition in the patterns is
-possessive, so none of them can go back and try again.
+possessive or in an atomic group, so none of them can go back and try again. Groups are not
+possessive themselves: Python before 3.11.5 matches those wrongly (python/cpython#106052).
 
 Bytes that are not UTF-8 travel through `str` as lone surrogates (PEP 383), in names and
 values alike, so that no two different labels become equal.
@@ -30,7 +31,7 @@ _RESERVED = frozenset(
 )
 
 # Spaces and comments, which may stand between any two tokens. A comment may hold any byte.
-_GAP = r"[ \t\r\n]*+(?:#[^\r\n]*+[ \t\r\n]*+)*+"
+_GAP = r"[ \t\r\n]*+(?>(?:#[^\r\n]*+[ \t\r\n]*+)*)"
 # U+FFFD is refused even where it was sent as such: Go's decoder returns it for bad bytes,
 # and the lexer cannot tell the two apart.
 _BAD = r"\ufffd\ud800-\udfff"
@@ -40,15 +41,15 @@ _ESCAPES = (
     rf"|U(?!0000[dD][89a-fA-F])00(?:0{_HEX}|10){_HEX}{{4}}"
 )
 _QUOTED = "|".join(
-    rf"{q}[^{q}\\\n{_BAD}]*+(?:\\(?:[abfnrtv\\{q}]|{_ESCAPES})[^{q}\\\n{_BAD}]*+)*+{q}"
+    rf"{q}[^{q}\\\n{_BAD}]*+(?>(?:\\(?:[abfnrtv\\{q}]|{_ESCAPES})[^{q}\\\n{_BAD}]*+)*){q}"
     for q in "\"'"
 )
 _STRING = rf"({_QUOTED}|`[^`{_BAD}]*+`)"
 
-_HEAD = re.compile(rf"{_GAP}([a-zA-Z_:][a-zA-Z0-9_:]*+)?+{_GAP}(\{{{_GAP}(\}})?+)?+")
+_HEAD = re.compile(rf"{_GAP}(?>([a-zA-Z_:][a-zA-Z0-9_:]*+)?){_GAP}(?>(\{{{_GAP}(?>(\}})?))?)")
 _ITEM = re.compile(
     rf"(?:([a-zA-Z_][a-zA-Z0-9_]*+)|{_STRING})"
-    rf"(?:{_GAP}={_GAP}{_STRING})?+{_GAP}(?:(\}})|,{_GAP}(\}})?+)"
+    rf"(?>(?:{_GAP}={_GAP}{_STRING})?){_GAP}(?:(\}})|,{_GAP}(?>(\}})?))"
 )
 _TAIL = re.compile(_GAP)
 # The escapes for single bytes from 0x80 on, and escaped backslashes to step over.
@@ -147,15 +148,15 @@ def _lone_byte(escape: re.Match[str]) -> str:
 _PLAIN_NAME = re.compile(rb"[a-zA-Z_][a-zA-Z0-9_]*+")
 
 _BLANK = rb"[ \t\r\n]*+"
-_TEXT = rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)"'
-_OPENING = re.compile(_BLANK + rb"\{" + _BLANK + rb"(\})?+")
+_TEXT = rb'"([^"\\]*+(?>(?:\\.[^"\\]*+)*))"'
+_OPENING = re.compile(_BLANK + rb"\{" + _BLANK + rb"(?>(\})?)")
 # A key, then a string, the start of a block, or a bare word.
 _MEMBER = re.compile(
     _TEXT + _BLANK + rb":" + _BLANK + rb"(?:" + _TEXT + rb"|([\[{])|"
     rb"((?:true|false|null)(?=[ \t\r\n,}\]]|\Z)|[0-9-][^ \t\r\n,}\]]*+))",
     re.DOTALL,
 )
-_SEPARATOR = re.compile(_BLANK + rb"(?:(\})|," + _BLANK + rb"(\})?+)")
+_SEPARATOR = re.compile(_BLANK + rb"(?:(\})|," + _BLANK + rb"(?>(\})?))")
 _MARKS = {
     b"{": re.compile(_TEXT + rb'|[{}"]', re.DOTALL),
     b"[": re.compile(_TEXT + rb'|[\[\]"]', re.DOTALL),

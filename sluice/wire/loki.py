@@ -44,10 +44,10 @@ _LOKI_TAKES = frozenset(("", "snappy", "gzip", "deflate"))
 _TOKEN = r"[a-zA-Z0-9!#$%&'*+.^_`{|}~-]++"
 _SPACES = r"[ \t\r\n\v\f]*+"
 # A backslash that has nothing to escape stands for itself (Microsoft's paths).
-_QUOTED = r'"(?:[^"\\\r\n]|\\[()<>@,;:\\"/\[\]?=]?+)*+"'
+_QUOTED = r'"(?>(?:[^"\\\r\n]|\\[()<>@,;:\\"/\[\]?=]?+)*)"'
 _MEDIA_TYPE = re.compile(
-    rf"{_SPACES}({_TOKEN}(?:/{_TOKEN})?+){_SPACES}"
-    rf"(?:;{_SPACES}{_TOKEN}{_SPACES}={_SPACES}(?:{_TOKEN}|{_QUOTED}){_SPACES})*+;?+{_SPACES}"
+    rf"{_SPACES}({_TOKEN}(?>(?:/{_TOKEN})?)){_SPACES}"
+    rf"(?>(?:;{_SPACES}{_TOKEN}{_SPACES}={_SPACES}(?:{_TOKEN}|{_QUOTED}){_SPACES})*);?+{_SPACES}"
 )
 
 

@@ -145,8 +145,9 @@ def build_loki() -> None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 running.wait(timeout=30)
                 continue
-            modules = log.read_text().count("go: downloading")
-            say(f"loki: {spent_s + 30} s, {modules} modules fetched ...")
+            fetched = log.read_text().count("go: downloading")
+            said = f", {fetched} modules fetched" if fetched else ""
+            say(f"loki: {spent_s + 30} s{said} ...")
     if running.returncode:
         tail = "\n".join(log.read_text().splitlines()[-15:])
         raise Missing(f"loki: {' '.join(command)} failed in {build}:\n{tail}")
