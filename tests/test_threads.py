@@ -165,6 +165,23 @@ def test_mixed_batches_that_lose_their_races_are_still_exact() -> None:
     assert counters.used.tolist() == charged.tolist()
 
 
+def test_refunds_and_charges_of_one_counter_lose_nothing() -> None:
+    # runs of nine are charged one swap each, so both threads hit the counter all the time
+    counters = Counters([Rule(2**62, 2**62)] * 2)
+    batch = Batches(counters, np.repeat(np.arange(9000, dtype=np.int32) % 2, 9), np.full(81_000, 3))
+    place = np.zeros(100_000, np.int32)
+    amount = np.tile(np.array([2, -1]), 50_000)
+    adding = 30
+
+    def add() -> None:
+        for _ in range(adding):
+            _core.add(counters.used, place, amount)
+
+    counters.watched(batch, add)
+    charged = ROUNDS * 4500 * 9 * 3
+    assert counters.used.tolist() == [charged + adding * 50_000, charged]
+
+
 # -- judge --------------------------------------------------------------------------------------
 
 
