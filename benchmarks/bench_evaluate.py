@@ -87,6 +87,18 @@ class Case:
     def sort_cumsum(self) -> npt.NDArray[np.uint8]:
         """Every entry's verdict with numpy; right only while nothing is dropped."""
         order = np.argsort(self.team, kind="stable")
+        team, sums = self.team[order], np.cumsum(self.size[order])
+        first = np.searchsorted(team, np.arange(self.teams))
+        before = np.where(first > 0, sums[first - 1], 0)
+        used = self.used[team] + sums - before[team]
+        action = np.empty(len(team), np.uint8)
+        action[order] = (used > self.soft[team]).astype(np.uint8) + (used > self.hard[team])
+        self.used += np.append(before[1:], sums[-1]) - before
+        return action
+
+    def sort_cumsum_tuned(self) -> npt.NDArray[np.uint8]:
+        """The same, with np.repeat instead of look-ups: half the time where grouped."""
+        order = np.argsort(self.team, kind="stable")
         count = np.bincount(self.team, minlength=self.teams)
         sums = np.concatenate([[0], np.cumsum(self.size[order])])
         end = np.cumsum(count)
@@ -132,11 +144,9 @@ def pool() -> Any:
 @pytest.mark.parametrize("order", ["grouped", "mixed"])
 def bench_evaluate(race: Any, pool: Any, order: str, state: str, teams: int, threads: int) -> None:
     case = Case(data.batch(N, teams, order), state)
-    numpy_way = {
-        "below": {"bincount": case.bincount, "add.at": case.add_at},
-        "band": {"sort + cumsum": case.sort_cumsum},
-        "to band": {"sort + cumsum": case.sort_cumsum},
-    }.get(state, {})
+    totals = {"bincount": case.bincount, "add.at": case.add_at}
+    sorting = {"sort + cumsum": case.sort_cumsum, "the same tuned": case.sort_cumsum_tuned}
+    numpy_way = {"below": totals, "band": sorting, "to band": sorting}.get(state, {})
     rivals: dict[str, Any] = {"sum": case.summer(threads, pool), "read": case.reader(threads, pool)}
     if threads == 1:
         for rival in numpy_way.values():
@@ -150,8 +160,8 @@ def bench_evaluate(race: Any, pool: Any, order: str, state: str, teams: int, thr
         teams=teams,
         threads=threads,
         ms=ms(result.best()),
-        numpy_sum=times(result.ratio("sum")),
-        plain_reading=times(result.ratio("read")),
+        of_numpy_sum=times(result.ratio("sum")),
+        of_plain_reading=times(result.ratio("read")),
         **faster,
     )
 

@@ -13,7 +13,7 @@ from sluice import Gate
 from sluice.wire import loki
 
 # (teams with a budget, streams in a push): a node's pods, and pushes that many teams share.
-CROWDS = [(10, 40), (1000, 40), (10_000, 40), (1000, 1000), (10_000, 5000)]
+CROWDS = [(10, 40), (10_000, 40), (1000, 1000), (10_000, 5000)]
 MIB = "1 MiB"
 
 

@@ -155,7 +155,6 @@ def bench_forwarding(benchmark: Any, forwarders: Any, folder: Path, size: str) -
         of_both_apart=times(apart),
         of_both_at_once=times(together),
         pushes_per_s=f"{median(run.rate for run in ours):.0f}",
-        MB_per_s_of_raw_log=f"{median(run.rate for run in ours) * push.billed / 1e6:.0f}",
         p50_ms=f"{median(run.p50_ms for run in ours):.1f}",
         p99_ms=f"{median(run.p99_ms for run in ours):.1f}",
     )

@@ -146,6 +146,7 @@ class ClockWatch:
 
 def run(options: settings.Run, log_config: dict[str, object]) -> None:
     """Run until told to stop."""
+    serve.end_on_signals()
     service = Standalone(options)
     log.info(
         "enforcing %s in front of %s; push to http://%s/loki/api/v1/push",

@@ -167,19 +167,21 @@ def test_mixed_batches_that_lose_their_races_are_still_exact() -> None:
 
 def test_refunds_and_charges_of_one_counter_lose_nothing() -> None:
     # runs of nine are charged one swap each, so both threads hit the counter all the time
-    counters = Counters([Rule(2**62, 2**62)] * 2)
-    batch = Batches(counters, np.repeat(np.arange(9000, dtype=np.int32) % 2, 9), np.full(81_000, 3))
-    place = np.zeros(100_000, np.int32)
-    amount = np.tile(np.array([2, -1]), 50_000)
-    adding = 30
-
-    def add() -> None:
-        for _ in range(adding):
-            _core.add(counters.used, place, amount)
-
-    counters.watched(batch, add)
-    charged = ROUNDS * 4500 * 9 * 3
-    assert counters.used.tolist() == [charged + adding * 50_000, charged]
+    runs = 300_000
+    team = np.repeat(np.arange(runs, dtype=np.int32) % 2, 9)
+    size, action, tally = np.full(len(team), 3), np.zeros(len(team), np.uint8), no_rows(8, 2)
+    rule, used = twins.rule_table([Rule(2**62, 2**62)] * 2), np.zeros(2, np.int64)
+    place, amount = np.zeros(20_000, np.int32), np.tile(np.array([2, -1]), 10_000)
+    added = 0
+    for _ in range(3):
+        charging = Thread(target=_core.evaluate, args=(team, size, rule, used, action, tally))
+        charging.start()
+        while charging.is_alive():
+            _core.add(used, place, amount)
+            added += 10_000
+        charging.join()
+    assert tally[:, 3].tolist() == [3 * runs // 2 * 9 * 3] * 2
+    assert used.tolist() == [tally[0, 3] + added, tally[1, 3]]
 
 
 # -- judge --------------------------------------------------------------------------------------
