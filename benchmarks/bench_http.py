@@ -13,6 +13,7 @@ import pytest
 from harness import Server, Sluice, budget, running, write_budgets
 from race import add_row, times
 
+pytestmark = pytest.mark.wrk
 GIB = 2**30
 CONNECTIONS = 4
 TEAMS = 1000
@@ -22,7 +23,6 @@ SECONDS = 2
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    load.need("wrk", "nginx")
     return tmp_path_factory.mktemp("http")
 
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import data
 import load
+import pytest
 from harness import Sluice, budget, running, write_budgets
 from race import add_row
 from shippers import Push, promtail
 
+pytestmark = pytest.mark.wrk
 MB = 1_000_000
 TEAMS = 1000
 STREAMS = 100_000
@@ -39,7 +41,6 @@ def resident(sluice: Sluice) -> tuple[float, float]:
 
 
 def bench_memory(benchmark: Any, tmp_path: Path) -> None:
-    load.need("wrk")
     sink = load.Script(tmp_path / "sink", "sink.py")
     budgets = [budget(data.team_name(i), data.PLENTY) for i in range(TEAMS)]
     path = write_budgets(tmp_path / "budgets.yaml", budgets)

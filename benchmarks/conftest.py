@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import load
 import pytest
 import race as races
 
@@ -13,6 +14,12 @@ import race as races
 def race(benchmark: Any) -> Callable[..., races.Result]:
     """race.race() under pytest-benchmark, whose own table has ours only."""
     return functools.partial(races.race, benchmark)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("wrk"):
+        # The one place that skips for this reason: pytest then reports one line for all.
+        load.need("wrk", "nginx")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -47,7 +47,6 @@ def need(*programs: str) -> None:
     """Skip the benchmark if one of these programs is not installed."""
     missing = [name for name in programs if shutil.which(name, path=search_path()) is None]
     if missing:
-        # The one place that skips for this reason: pytest then reports one line for all.
         pytest.skip(f"not installed: {', '.join(missing)} (Debian packages of that name)")
 
 

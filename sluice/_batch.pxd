@@ -12,7 +12,7 @@ from libc.string cimport memset
 
 from sluice._charge cimport (
     ALLOW, DROP, RELAXED, RULE_COLUMNS, RULE_DRY, RULE_HARD, RULE_SOFT, RUN_MAX, TALLY_CHARGED,
-    TALLY_COLUMNS, TALLY_DROPPED, TALLY_ENTRIES, charge_run, load, swap, verdict,
+    TALLY_COLUMNS, TALLY_DROPPED, TALLY_ENTRIES, charge_run, load, plus, swap, verdict,
 )
 
 cdef enum:
@@ -104,8 +104,8 @@ cdef inline bint keep_copy(Batch *b, int32_t team, Copy *copy) noexcept nogil:
         return False
     for action in range(3):
         tally[TALLY_ENTRIES + action] += copy.entries[action]
-    tally[TALLY_CHARGED] += copy.used - copy.before
-    tally[TALLY_DROPPED] += copy.dropped
+    tally[TALLY_CHARGED] = plus(tally[TALLY_CHARGED], copy.used - copy.before)
+    tally[TALLY_DROPPED] = plus(tally[TALLY_DROPPED], copy.dropped)
     return True
 
 
@@ -139,7 +139,7 @@ cdef inline int64_t evaluate_chunk(
         b.action_out[i] = action
         copy.entries[action] += 1
         if action == DROP:
-            copy.dropped += b.size[i]
+            copy.dropped = plus(copy.dropped, b.size[i])
         else:
             copy.used += b.size[i]
     for i in range(teams):

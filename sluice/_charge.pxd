@@ -23,6 +23,9 @@ cdef extern from * nogil:
 cdef extern from *:
     const int64_t USED_MAX "((int64_t)1 << 62)"
 
+cdef extern from *:
+    const int64_t INT64_MAX
+
 cdef enum:
     ALLOW = 0
     THROTTLE = 1
@@ -46,6 +49,11 @@ cdef enum:
 cdef enum:
     # Entries that one swap decides; bounds what a lost race costs, and the sums below.
     RUN_MAX = 4096
+
+
+cdef inline int64_t plus(int64_t a, int64_t b) noexcept nogil:
+    """The sum of two counts, or the largest there is: one call may name 2^63-1 bytes twice."""
+    return a + b if b <= INT64_MAX - a else INT64_MAX
 
 
 cdef inline bint swap(int64_t *cell, int64_t old, int64_t new) noexcept nogil:
@@ -76,7 +84,8 @@ cdef inline int64_t charged_after(
         action = verdict(soft, hard, used, size[i])
         action_out[i] = action
         used += size[i] if action != DROP else 0
-        dropped_bytes += 0 if action != DROP else size[i]
+        if action == DROP:
+            dropped_bytes = plus(dropped_bytes, size[i])
         dropped += action == DROP
         throttled += action == THROTTLE
     tally_out[TALLY_ENTRIES + ALLOW] = n - throttled - dropped
@@ -96,12 +105,12 @@ cdef inline int64_t dry_after(
     cdef int action
     for i in range(n):
         action = verdict(rule[RULE_SOFT], rule[RULE_HARD], used, size[i])
-        tally_out[TALLY_DRY + action] += size[i]
+        tally_out[TALLY_DRY + action] = plus(tally_out[TALLY_DRY + action], size[i])
         action = ALLOW if size[i] <= USED_MAX - used else DROP
         action_out[i] = action
         tally_out[TALLY_ENTRIES + action] += 1
         if action == DROP:
-            tally_out[TALLY_DROPPED] += size[i]
+            tally_out[TALLY_DROPPED] = plus(tally_out[TALLY_DROPPED], size[i])
         else:
             tally_out[TALLY_CHARGED] += size[i]
             used += size[i]
@@ -163,4 +172,4 @@ cdef inline void charge_run(
     if action >= 0:
         memset(action_out, action, n)
     for column in range(TALLY_COLUMNS):
-        tally_out[column] += tally[column]
+        tally_out[column] = plus(tally_out[column], tally[column])

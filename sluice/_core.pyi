@@ -61,6 +61,7 @@ def evaluate(
         action_out: uint8 [n]. 0 allow, 1 throttle, 2 drop; a dry run allows all.
         tally_out: int64 [t, 8], added to: entries allowed, throttled, dropped; bytes charged,
             dropped; in a dry run the bytes that would have been allowed, throttled, dropped.
+            Bytes stop at 2^63-1.
 
     Raises:
         ValueError: lengths differ, or a size is below 0. Nothing was charged.

@@ -87,7 +87,7 @@ def batch_totals(tally: Int64s) -> Int64s:
     totals = np.zeros((len(tally), ledger.TOTALS), np.int64)
     entries, charged, dropped = tally[:, :3], tally[:, 3], tally[:, 4]
     totals[:, ledger.RECEIVED] = entries.sum(axis=1)
-    totals[:, ledger.RECEIVED + 1] = charged + dropped
+    totals[:, ledger.RECEIVED + 1] = ledger.added(charged, dropped)
     totals[:, ledger.FORWARDED] = entries[:, 0] + entries[:, 1]
     totals[:, ledger.FORWARDED + 1] = charged
     totals[:, ledger.DROPPED] = entries[:, 2]

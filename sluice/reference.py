@@ -30,6 +30,10 @@ def columns(rows: Rows, expected: int) -> int:
 # evaluate: (team, size) pairs against the counters
 
 
+def plus(a: int, b: int) -> int:
+    return min(int(a) + int(b), 2**63 - 1)
+
+
 def verdict(soft: int, hard: int, used: int, size: int) -> Action:
     if size > hard - used:
         return Action.DROP
@@ -79,11 +83,12 @@ def evaluate(
         soft, hard, _, dry = (int(word) for word in rule[t])
         action = verdict(soft, hard, int(used[t]), n)
         if dry:
-            tally_out[t][5 + action] += n
+            tally_out[t][5 + action] = plus(tally_out[t][5 + action], n)
             action = Action.ALLOW if n <= USED_MAX - int(used[t]) else Action.DROP
         action_out[i] = action
         tally_out[t][action] += 1
-        tally_out[t][4 if action == Action.DROP else 3] += n
+        column = 4 if action == Action.DROP else 3
+        tally_out[t][column] = plus(tally_out[t][column], n)
         if action != Action.DROP:
             used[t] += n
 

@@ -194,7 +194,9 @@ class Server:
         connection = self.connection(timeout)
         query = f"?{urllib.parse.urlencode(fields)}" if fields else ""
         try:
-            connection.request(method, path + query, body, dict(headers or {}))
+            # A server may answer, and hang up, before it has heard all.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.request(method, path + query, body, dict(headers or {}))
             answer = connection.getresponse()
             text = answer.read().decode(errors="replace")
         except BaseException:

@@ -105,12 +105,14 @@ def test_a_run_of_any_length_stops_at_the_byte(core: ModuleType, n: int) -> None
     assert got.used == [limit]
 
 
-def test_a_run_whose_sum_is_beyond_int64_is_no_small_run(core: ModuleType) -> None:
-    # 4 * 2^62 is 0 in 64 bits
-    got = twins.evaluate(core, [0] * 4, [2**62] * 4, [limited(1000)], [0])
-    assert (got.action, got.used) == ([DROP] * 4, [0])
-    got = twins.evaluate(core, [0] * 4, [2**62] * 4, [Rule(USED_MAX, USED_MAX)], [0])
-    assert (got.action, got.used) == ([ALLOW, DROP, DROP, DROP], [USED_MAX])
+def test_a_run_whose_sum_is_beyond_int64_goes_entry_by_entry(core: ModuleType) -> None:
+    # what is dropped still adds up to an int64; UBSan sees it if the run is summed
+    sizes, rule = [2**62, 2**62, 2**61], Rule(USED_MAX, USED_MAX)
+    for n in (1, 30, 5000):
+        got = twins.evaluate(core, [0] * (n + 3), [0] * n + sizes, [rule], [0])
+        assert got.action == [ALLOW] * (n + 1) + [DROP, DROP]
+        assert got.used == [USED_MAX]
+        assert got.tally == [[n + 1, 0, 2, 2**62, 2**62 + 2**61, 0, 0, 0]]
 
 
 @pytest.mark.parametrize("n", [3, 500, 40_000])
@@ -781,3 +783,11 @@ def test_split_needs_room_for_the_whole_body() -> None:
     with pytest.raises(ValueError, match=f"room for {len(body) - 1} bytes, {len(body)} needed"):
         _core.split(body, twins.PROTOBUF, *rows, b"\x02", room)
     assert not room.any()
+
+
+def test_tallies_stop_at_the_largest_number_instead_of_turning_over(core: ModuleType) -> None:
+    size = [2**63 - 1] * 3
+    found = twins.evaluate(core, [0, 0, 0], size, [Rule(0, 0)], [0])
+    assert found.tally[0][:5] == [0, 0, 3, 0, 2**63 - 1]
+    found = twins.evaluate(core, [0, 0, 0], size, [Rule(0, 0, dry=True)], [0])
+    assert found.tally[0][4:] == [2**63 - 1, 0, 0, 2**63 - 1]

@@ -99,9 +99,11 @@ def test_while_upstream_hangs_probes_are_answered_and_memory_stays(sluice, upstr
     server = sluice([SHOP], upstream.url)
     assert is_served(server)
     upstream.control("hang", keep=False)
-    body = push_of(256 * 1024)
+    # A full batch of Promtail's, and the pause that Sluice asks for.
+    push = shippers.promtail(shippers.make_streams(1, ["shop"], streams=10, entries=500))
+    assert push.billed > 10**6
     before = resident(server)
-    with shipping(server, lambda _: body, SHIPPERS, pause_s=0.5) as load:
+    with shipping(server, lambda _: push, SHIPPERS, pause_s=1) as load:
         with probing(server) as probes:
             wait_until(lambda: upstream.count()["waiting"] >= 14, "all places are taken")
             until = time.monotonic() + HANG_S
@@ -117,7 +119,7 @@ def test_while_upstream_hangs_probes_are_answered_and_memory_stays(sluice, upstr
         print(f"back after {time.monotonic() - began:.1f} s")
     print(f"answers: {dict(load.answers)}; resident from {before:.0f} to at most {worst:.0f} MB")
     assert worst - before < 50
-    # Nothing but refusals, and none of them without an answer.
+    # Nothing but refusals, and no push without an answer.
     assert set(load.answers) <= {503, 204}
     wait_until(lambda: server.metric("tco_pushes_in_flight") == 0, "all is quiet")
     team = server.teams()["shop"]
