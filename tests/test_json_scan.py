@@ -28,7 +28,7 @@ def core(request: pytest.FixtureRequest) -> ModuleType:
 
 
 def scanned(core: ModuleType, body: bytes, legacy: bool) -> tuple[Any, Any]:
-    """All rows. The body goes in as an array that ends where it does, so that ASan sees overreads."""
+    """All rows. The body goes in without spare room behind it, so that ASan sees overreads."""
     lent = twins.exact(body)
     nothing = numpy.zeros((0, 8), numpy.int64), numpy.zeros((0, 3), numpy.int64)
     streams, entries, mixed = core.scan_json(lent, legacy, *nothing)
