@@ -18,7 +18,7 @@ from sluice._charge cimport (
 cdef enum:
     PROBE = 64             # runs between two looks at how long they are
     SHORT = 8              # entries a run, below which a chunk goes team by team
-    CHUNK = 16384          # entries of such a chunk: 2 of 3 teams of 10 000 come up in it
+    CHUNK = 262144         # entries of such a chunk: 26 a swap with 10 000 teams
     LOST = -1
 
 cdef struct Copy:

@@ -3,11 +3,13 @@
 The doors check what they are given, drop the GIL once, and turn codes into exceptions; the
 work is done by the leaves in the .pxd files. reference.py says the same in plain Python.
 """
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from sluice._batch cimport Batch, evaluate_batch
-from sluice._charge cimport RELAXED, RULE_COLUMNS, TALLY_COLUMNS as BATCH_COLUMNS, add_fetch
+from sluice._charge cimport (
+    RELAXED, RULE_COLUMNS, TALLY_COLUMNS as BATCH_COLUMNS, add_fetch,
+)
 from sluice._hash cimport xxh64
 from sluice._json cimport scan_json as scan_json_body
 from sluice._json_split cimport split_json as split_json_body
@@ -112,15 +114,14 @@ cdef bint is_sound(
     No early exit, so that the compiler can make vectors of it.
     """
     cdef int64_t bits = 0
-    cdef int32_t low = 0
-    cdef int32_t high = -1
+    cdef uint32_t signs = 0
     cdef int64_t i
     for i in range(n):
         bits |= size[i]
-        low = team[i] if team[i] < low else low
-        high = team[i] if team[i] > high else high
+        # Both have their sign bit for a team out of range; SSE2 has no minimum of integers.
+        signs |= (<uint32_t>team[i] + 1) | (<uint32_t>(teams - 1) - <uint32_t>team[i])
     bits_out[0] = bits
-    return bits >= 0 and low >= -1 and high < teams
+    return bits >= 0 and signs < 0x80000000U
 
 
 def evaluate(

@@ -26,7 +26,6 @@ MIB = 2**20
 # Scratches kept for the next push, and the most that one keeps while idle.
 IDLE_SCRATCHES = 4
 IDLE_BYTES = 8 * MIB
-LIMIT_LEAST = MIB
 STREAM_COLUMNS, ENTRY_COLUMNS = 8, 3
 
 Now = float | int | datetime
@@ -160,8 +159,8 @@ class Gate:
             In every case nothing was charged and nothing counted.
         """
         rules = self.ledger.rules_at(window.instant(now))
-        # Logs seldom shrink to a 32nd; what does gets a second try with all the room there is.
-        limit = min(self._max_decoded, max(LIMIT_LEAST, 32 * len(body)))
+        # What is larger than it looks gets a second try with all the room there is.
+        limit = min(self._max_decoded, loki.likely_size(body, encoding or "", dialect))
         try:
             return self._push(body, encoding or "", dialect, rules, limit)
         except errors.TooLarge:

@@ -669,6 +669,7 @@ def test_one_push_more_than_may_wait_for_upstream_is_told_at_once_to_come_back()
 def test_a_crowd_waits_for_a_turn_while_others_leave_and_is_sent_away_when_nobody_does(monkeypatch):
     turns = turnstile.Turnstile(1)
     monkeypatch.setattr(turnstile, "WAIT_S", 20.0)
+    monkeypatch.setattr(turnstile, "STILL_S", 20.0)
     entered = threading.Event()
 
     def come() -> None:
@@ -681,8 +682,8 @@ def test_a_crowd_waits_for_a_turn_while_others_leave_and_is_sent_away_when_nobod
         assert not entered.wait(0.1)
     second.join()
     assert entered.is_set()
-    monkeypatch.setattr(turnstile, "WAIT_S", 0.0)
-    with turns.turn(), pytest.raises(errors.Unavailable, match="1 pushes"), turns.turn():
+    monkeypatch.setattr(turnstile, "STILL_S", 0.0)
+    with turns.turn(), pytest.raises(errors.Unavailable, match="1 requests"), turns.turn():
         pass
     assert turns.inside == 0
 

@@ -71,9 +71,6 @@ def create_app(
     # A doubled slash in a shipper's URL is no reason for a redirect, which no shipper follows.
     app.url_map.merge_slashes = False
     turns = turnstile.Turnstile(max_in_flight)
-    # Slow senders of its bodies must not take the threads that are spared for probes, and those
-    # who wait for upstream need not keep it from being asked.
-    evaluations = turnstile.Turnstile(1)
     state = status or api.Status()
     counters = metrics.Metrics(door, clock, state, lambda: turns.inside)
     handler = PushHandler(door, sender, counters, turns, max_body, clock)
@@ -81,15 +78,26 @@ def create_app(
         view = functools.partial(handler, path)
         app.add_url_rule(path, path, view, methods=["POST"])
     app.register_blueprint(api.blueprint(lambda now: usage.rows(door.ledger, now), clock, state))
-
-    def read_call() -> bytes:
-        with evaluations.turn():
-            return read_body(flask.request.environ, max_body)
-
-    app.register_blueprint(evaluate.blueprint(door, clock, read_call))
+    app.register_blueprint(evaluate.blueprint(door, clock, call_reader(turns, max_body)))
     app.add_url_rule("/metrics", "metrics", counters.response)
     errors_as_json(app, counters)
     return app
+
+
+def call_reader(turns: turnstile.Turnstile, max_body: int) -> Callable[[], bytes]:
+    """Reads the body of a call of evaluate, where there is a place.
+
+    Slow senders must not take the threads that are spared for probes. But a house full of pushes
+    that wait for upstream is no reason to refuse: one place is kept for calls.
+    """
+    kept = turnstile.Turnstile(1)
+
+    def read() -> bytes:
+        places = turns if turns.inside < turns.places else kept
+        with places.turn():
+            return read_body(flask.request.environ, max_body)
+
+    return read
 
 
 class PushHandler:

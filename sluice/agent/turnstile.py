@@ -11,9 +11,10 @@ from collections.abc import Iterator
 
 from sluice import errors
 
-# A full house that moves is worth a short wait; one that stands still is not. What waits keeps
-# probes waiting: with two threads to spare, 200 pushes are told to come back within a second.
-WAIT_S = 0.01
+# A full house that moves is worth a short wait; one that stands still is not. Those who wait keep
+# probes waiting: with two threads to spare, nobody may, where fewer than 50 a second leave.
+WAIT_S = 0.1
+STILL_S = 0.02
 
 
 class Turnstile:
@@ -33,7 +34,7 @@ class Turnstile:
         """Be inside for the length of a with block.
 
         Raises:
-            Unavailable: full, and nobody came or left within WAIT_S seconds, or not soon enough.
+            Unavailable: full, and nobody came or left for STILL_S seconds, or not soon enough.
         """
         with self._left:
             if self.inside >= self.places:
@@ -51,9 +52,9 @@ class Turnstile:
     def _wait(self) -> None:
         began = time.monotonic()
         while self.inside >= self.places:
-            left = min(began, self._moved_at) + WAIT_S - time.monotonic()
+            left = min(began + WAIT_S, self._moved_at + STILL_S) - time.monotonic()
             if left <= 0:
                 raise errors.Unavailable(
-                    f"{self.inside} pushes are being handled, at most {self.places} are let in"
+                    f"{self.inside} requests are being handled, at most {self.places} are let in"
                 )
             self._left.wait(left)

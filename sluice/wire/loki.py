@@ -13,6 +13,7 @@ Source: Loki 3.7.8 pkg/loghttp/push/push.go (parsePushRequestBody), pkg/util/htt
 pkg/loghttp/versions.go; Go's mime.ParseMediaType; checked against both.
 """
 
+import contextlib
 import enum
 import re
 from typing import NamedTuple
@@ -28,6 +29,7 @@ FAST = 1  # gzip level; 1 MB of log lines took 3 ms, with zlib at its level 1 6 
 
 V1_PATH = "/loki/api/v1"
 JSON_TYPE = "application/json"
+LIKELY_LEAST = 2**20  # bytes that a small compressed body is taken to decode to
 
 # RFC 9110 names -> the names under which Loki takes them. The rest is not for Loki.
 _CODINGS = {
@@ -101,6 +103,21 @@ def loki_takes(encoding: str, dialect: Dialect) -> bool:
     the zlib wrapper only; the wrapper is a matter of the body, see Decoded.
     """
     return encoding in _LOKI_TAKES
+
+
+def likely_size(body: bytes, encoding: str, dialect: Dialect) -> int:
+    """About how many bytes a body decodes to: exact where it says so itself, else generous.
+
+    For keeping account of memory before it is taken; decode() has the real limit.
+    """
+    coding = _CODINGS.get(encoding.strip().lower())
+    if coding in ("", "snappy"):
+        if dialect is not Dialect.PROTOBUF:
+            return len(body)
+        with contextlib.suppress(cramjam.DecompressionError):
+            return int(cramjam.snappy.decompress_raw_len(body))
+    # Logs seldom shrink to a 16th.
+    return max(LIKELY_LEAST, 16 * len(body))
 
 
 def decode(
