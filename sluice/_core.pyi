@@ -1,6 +1,8 @@
 # The types of the compiled core; what each door does is said here, how in reference.py.
 # Arrays are C-contiguous; outputs come last, are sized by the caller and named *_out.
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer
@@ -27,7 +29,7 @@ def scan_push(body: Buffer, stream_out: _Int64s, entry_out: _Int64s) -> tuple[in
     Raises:
         BadPush: names the byte and what is wrong there. What was written means nothing.
 
-    Threads: any number, each with its own outputs. Runs without the GIL.
+    Threads: any number, each with its own outputs. Runs without the GIL, but for small bodies.
     """
 
 def scan_json(
@@ -70,6 +72,34 @@ def evaluate(
     Threads: any number on the same `used`. Runs without the GIL.
     """
 
+def assign(
+    body: Buffer,
+    dialect: int,
+    stream: _Int64s,
+    known: dict[bytes, int],
+    learn: Callable[[bytes], int],
+    team_out: _Int32s,
+    app_out: _Int32s,
+) -> list[int]:
+    """Say whose each stream is, by its label string.
+
+    Args:
+        body, stream: as scanned.
+        known: the owners of strings met before, row << 32 | application (31 bits). A key is
+            the string behind one byte that is the dialect.
+        learn: called with the key of a string that is not known; returns its owner.
+        team_out: int32 [s]. Each stream's place in what is returned.
+        app_out: int32 [s]. Its application.
+
+    Returns:
+        The rows that come up.
+
+    Raises:
+        ValueError: arrays that do not fit together.
+
+    Threads: any number, for it holds the GIL.
+    """
+
 def judge(
     body: Buffer,
     dialect: int,
@@ -97,7 +127,8 @@ def judge(
     Raises:
         ValueError, IndexError: arrays that do not fit together. Nothing was charged.
 
-    Threads: any number on the same `used`. Runs without the GIL.
+    Threads: any number on the same `used`. Runs without the GIL from the first stream on whose
+    entries must be looked at.
     """
 
 def split(
@@ -108,6 +139,34 @@ def split(
     `out` needs room for the body's size, and for 64 bytes a stream and 64 more with JSON.
 
     Threads: any number, each with its own `out`. Runs without the GIL.
+    """
+
+def book(
+    row: _Int64s,
+    at: _Int32s,
+    totals: _Int64s,
+    committed: _Int64s,
+    kind: _Int64s,
+    key: _Int32s,
+    cell: _Int32s,
+) -> None:
+    """Add what became of a push to the ledger's rows. Sums stop at 2^63-1.
+
+    Args:
+        row: int64 [r, c]. Changed in place, row by row: a kill in between leaves whole ones.
+        at: int32 [k]. The rows that it touches.
+        totals: int64 [k, w]. Added to the first w columns.
+        committed: int64 [k]. Added to the windows' bytes.
+        kind: int64 [z, 4]. Where cells of each kind of window lie: the first one's column, how
+            many, columns of each, and how many of the first totals are counted in them too.
+            A cell's columns: key, when it was entered, bytes committed, counters.
+        key, cell: int32 [z, r]. Each row's window and its cell; nothing is added to a cell
+            that has another key by now.
+
+    Raises:
+        ValueError, IndexError: arrays that do not fit together. Nothing was added.
+
+    Threads: one at a time on the same rows.
     """
 
 def add(cell: _Int64s, at: _Int32s, n: _Int64s) -> None:

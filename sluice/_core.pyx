@@ -3,10 +3,16 @@
 The doors check what they are given, drop the GIL once, and turn codes into exceptions; the
 work is done by the leaves in the .pxd files. reference.py says the same in plain Python.
 """
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.dict cimport PyDict_GetItem
+from cpython.ref cimport PyObject
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from sluice._batch cimport Batch, evaluate_batch
+from sluice._book cimport (
+    CELL_COUNTS, KIND_AT, KIND_CELLS, KIND_COLUMNS, KIND_COUNTS, KIND_WORDS, book_row,
+)
 from sluice._charge cimport (
     RELAXED, RULE_COLUMNS, TALLY_COLUMNS as BATCH_COLUMNS, add_fetch,
 )
@@ -16,7 +22,8 @@ from sluice._json_split cimport split_json as split_json_body
 from sluice._judge cimport PROTOBUF, TALLY_COLUMNS, Push, judge_push
 from sluice._scan cimport (
     BAD_ESCAPE, BAD_JSON, BAD_TAG, BAD_TYPE, BAD_TYPE_JSON, ENTRY_COLUMNS, OK, OVERLONG,
-    STREAM_COLUMNS, STREAM_COUNT, STREAM_FIRST, TOO_DEEP, TRUNCATED, UNFINISHED, Found,
+    STREAM_COLUMNS, STREAM_COUNT, STREAM_FIRST, STREAM_LABELS, STREAM_LABELS_END, TOO_DEEP,
+    TRUNCATED, UNFINISHED, Found,
 )
 from sluice._split cimport split_push as split_push_body
 from sluice._wire cimport scan_push as scan_push_body
@@ -25,6 +32,8 @@ from sluice import errors
 
 # Sums of a run stay below 2^63 while no size reaches this (2^50 times RUN_MAX is 2^62).
 cdef int64_t SUMMABLE = <int64_t>1 << 50
+# Bytes that are scanned in microseconds: less than it costs to let go of the GIL in a crowd.
+cdef int64_t BRIEF = 32768
 
 WORDS = {
     OVERLONG: "a varint of more than ten bytes",
@@ -69,9 +78,11 @@ def scan_push(
     cdef Found found = room(stream_out, entry_out)
     cdef int64_t n = body.shape[0]
     cdef int code = OK
-    if n:
+    if n > BRIEF:
         with nogil:
             code = scan_push_body(&found, &body[0], n)
+    elif n:
+        code = scan_push_body(&found, &body[0], n)
     if code != OK:
         refuse(code, &found)
     return found.streams, found.entries
@@ -179,6 +190,47 @@ cdef check_rows(const int64_t[:, ::1] stream, const int64_t[:, ::1] entry, int64
                 f" {entry.shape[0]} rows, {outcomes} outcomes")
 
 
+def assign(
+    const uint8_t[::1] body not None,
+    int dialect,
+    const int64_t[:, ::1] stream not None,
+    dict known not None,
+    learn,
+    int32_t[::1] team_out not None,
+    int32_t[::1] app_out not None,
+):
+    cdef int64_t n = body.shape[0]
+    cdef int64_t s, at, size, owner
+    cdef int32_t row, team = 0, last = 0
+    cdef PyObject *found
+    cdef bytes key
+    cdef dict place = {}
+    if stream.shape[1] != STREAM_COLUMNS:
+        raise ValueError(f"rows of {stream.shape[1]} columns, not {STREAM_COLUMNS}")
+    if not team_out.shape[0] == app_out.shape[0] == stream.shape[0]:
+        raise ValueError(
+            f"{stream.shape[0]} streams, {team_out.shape[0]} teams,"
+            f" {app_out.shape[0]} applications")
+    for s in range(stream.shape[0]):
+        at = stream[s, STREAM_LABELS]
+        size = stream[s, STREAM_LABELS_END] - at
+        if not (0 <= at <= n and 0 <= size <= n - at):
+            raise ValueError(f"stream {s}: labels of {size} bytes at byte {at} of {n}")
+        key = PyBytes_FromStringAndSize(NULL, 1 + size)
+        PyBytes_AS_STRING(key)[0] = dialect
+        if size:
+            memcpy(PyBytes_AS_STRING(key) + 1, &body[at], size)
+        found = PyDict_GetItem(known, key)
+        owner = <object>found if found != NULL else learn(key)
+        row = owner >> 32
+        if s == 0 or row != last:
+            team = place.setdefault(row, len(place))
+            last = row
+        team_out[s] = team
+        app_out[s] = owner & 0x7fffffff
+    return list(place)
+
+
 def judge(
     const uint8_t[::1] body not None,
     int dialect,
@@ -193,6 +245,7 @@ def judge(
 ):
     cdef int64_t streams = stream.shape[0]
     cdef int64_t i
+    cdef uint8_t *outcome
     cdef Push push
     check_rows(stream, entry, outcome_out.shape[0])
     if team.shape[0] != streams:
@@ -215,10 +268,16 @@ def judge(
     push.dialect = dialect
     push.stream = &stream[0, 0]
     push.entry = &entry[0, 0] if entry.shape[0] else NULL
-    with nogil:
-        judge_push(
-            &push, streams, &team[0], &slot[0], &rule[0, 0], &used[0],
-            &outcome_out[0] if outcome_out.shape[0] else NULL, &tally_out[0, 0])
+    outcome = &outcome_out[0] if outcome_out.shape[0] else NULL
+    # Runs below the band take nanoseconds; to get the GIL back in a crowd takes up to 5 ms.
+    i = judge_push(
+        &push, 0, streams, &team[0], &slot[0], &rule[0, 0], &used[0], outcome, &tally_out[0, 0],
+        False)
+    if i < streams:
+        with nogil:
+            judge_push(
+                &push, i, streams, &team[0], &slot[0], &rule[0, 0], &used[0], outcome,
+                &tally_out[0, 0], True)
 
 
 def split(
@@ -259,6 +318,48 @@ def add(int64_t[::1] cell not None, const int32_t[::1] at not None, const int64_
             raise IndexError(f"place {at[i]} is not one of {cell.shape[0]}")
     for i in range(at.shape[0]):
         add_fetch(&cell[at[i]], n[i], RELAXED)
+
+
+def book(
+    int64_t[:, ::1] row not None,
+    const int32_t[::1] at not None,
+    const int64_t[:, ::1] totals not None,
+    const int64_t[::1] committed not None,
+    const int64_t[:, ::1] kind not None,
+    const int32_t[:, ::1] key not None,
+    const int32_t[:, ::1] cell not None,
+):
+    cdef int64_t columns = row.shape[1]
+    cdef int64_t kinds = kind.shape[0]
+    cdef int64_t rows = min(row.shape[0], key.shape[1])
+    cdef int64_t i, k
+    if not at.shape[0] == totals.shape[0] == committed.shape[0]:
+        raise ValueError(
+            f"{at.shape[0]} rows, {totals.shape[0]} totals, {committed.shape[0]} amounts")
+    if kind.shape[1] != KIND_WORDS or not key.shape[0] == cell.shape[0] == kinds:
+        raise ValueError(f"{kinds} kinds, {key.shape[0]} keys, {cell.shape[0]} cells")
+    if key.shape[1] != cell.shape[1]:
+        raise ValueError(f"{key.shape[1]} keys, {cell.shape[1]} cells")
+    if totals.shape[1] > columns:
+        raise ValueError(f"totals of {totals.shape[1]} columns for rows of {columns}")
+    for k in range(kinds):
+        if (
+            min(kind[k, KIND_AT], kind[k, KIND_CELLS], kind[k, KIND_COUNTS]) < 0
+            or kind[k, KIND_COUNTS] > min(totals.shape[1], kind[k, KIND_COLUMNS] - CELL_COUNTS)
+            or kind[k, KIND_AT] + kind[k, KIND_CELLS] * kind[k, KIND_COLUMNS] > columns
+        ):
+            raise ValueError(f"kind {k} does not fit into rows of {columns} columns")
+    for i in range(at.shape[0]):
+        if not 0 <= at[i] < rows:
+            raise IndexError(f"row {at[i]} is not one of {rows}")
+        for k in range(kinds):
+            if not 0 <= cell[k, at[i]] < kind[k, KIND_CELLS]:
+                raise IndexError(
+                    f"row {at[i]}: cell {cell[k, at[i]]} is not one of {kind[k, KIND_CELLS]}")
+    for i in range(at.shape[0]):
+        book_row(
+            &row[at[i], 0], &totals[i, 0], totals.shape[1], committed[i],
+            &kind[0, 0], kinds, &key[0, at[i]], &cell[0, at[i]], key.shape[1])
 
 
 cdef uint64_t hashed(const uint8_t[::1] part, uint64_t seed):

@@ -156,12 +156,16 @@ cdef inline bint is_under(
     return True
 
 
-cdef inline void judge_push(
-    const Push *push, int64_t streams, const int32_t *team, const int32_t *slot,
-    const int64_t *rule, int64_t *used, uint8_t *outcome_out, int64_t *tally_out
+cdef inline int64_t judge_push(
+    const Push *push, int64_t first, int64_t streams, const int32_t *team, const int32_t *slot,
+    const int64_t *rule, int64_t *used, uint8_t *outcome_out, int64_t *tally_out, bint singly
 ) noexcept nogil:
-    """Judge every stream of a push, run by run of one team. Outcomes come in zeroed (KEPT)."""
-    cdef int64_t s = 0
+    """Judge streams from `first` on, run by run of one team; returns where it stopped.
+
+    Without `singly` it stops at the first run whose entries must be looked at. Outcomes come in
+    zeroed (KEPT).
+    """
+    cdef int64_t s = first
     cdef int64_t r, i, total, count
     cdef const int64_t *row
     cdef const int64_t *own_rule
@@ -177,8 +181,11 @@ cdef inline void judge_push(
         own_rule = rule + slot[team[s]] * <int64_t>4
         cell = used + slot[team[s]]
         if not is_under(total, count, own_rule, cell, tally_out + team[s] * TALLY_COLUMNS):
+            if not singly:
+                return s
             for i in range(s, r):
                 judge_stream(
                     push, push.stream + i * STREAM_COLUMNS, own_rule, cell, outcome_out,
                     tally_out + team[s] * TALLY_COLUMNS)
         s = r
+    return s

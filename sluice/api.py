@@ -3,6 +3,7 @@
 GET /ready, /api/health, /api/teams, /api/teams/{name}; errors are {"error": ..., "status": N}.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -44,11 +45,20 @@ class Ambiguous(errors.SluiceError):
 
 def error_response(message: str, status: int) -> flask.Response:
     """An error as the API writes it."""
-    response = flask.jsonify({"error": message, "status": status})
-    response.status_code = status
-    if status == 503:
-        response.headers["Retry-After"] = "1"
+    response = flask.Response(error_body(message, status), status, mimetype="application/json")
+    if retry_after(status):
+        response.headers["Retry-After"] = retry_after(status)
     return response
+
+
+def error_body(message: str, status: int) -> bytes:
+    """An error's JSON."""
+    return json.dumps({"error": message, "status": status}).encode() + b"\n"
+
+
+def retry_after(status: int) -> str:
+    """The seconds after which a request that was refused so may be sent again, or ""."""
+    return "1" if status == 503 else ""
 
 
 def blueprint(

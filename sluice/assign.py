@@ -4,9 +4,6 @@ Shippers send the same label strings again and again, so each distinct one is pa
 is remembered is bounded in strings and in bytes; when full, the older half is forgotten.
 """
 
-import numpy as np
-import numpy.typing as npt
-
 from sluice import ledger, usage
 from sluice.wire import labels, loki
 
@@ -15,15 +12,13 @@ STRINGS_MAX = 131_072
 BYTES_MAX = 16 * 2**20
 # A longer string is parsed each time.
 STRING_MAX = 4096
-LABELS, LABELS_END = 3, 4
-
-Int32s = npt.NDArray[np.int32]
-Int64s = npt.NDArray[np.int64]
-Owner = tuple[int, int]
 
 
 class Known:
-    """The owners of label strings under one table of budgets.
+    """The owners of label strings under one table of budgets, for the core's assign().
+
+    Attributes:
+        owners: row of the ledger << 32 | application, by dialect (one byte) and label string.
 
     Threads: any number; two that meet a new string at once both parse it.
     """
@@ -31,50 +26,24 @@ class Known:
     def __init__(self, rules: ledger.Rules, apps: usage.Apps) -> None:
         self.rules = rules
         self._apps = apps
-        self._owners: dict[bytes, Owner] = {}
-        self._shared: dict[Owner, Owner] = {}
+        self.owners: dict[bytes, int] = {}
+        self._shared: dict[int, int] = {}
         self._bytes = 0
-        self._dialect = loki.Dialect.PROTOBUF
 
-    def assign(
-        self, view: memoryview, stream: Int64s, dialect: loki.Dialect
-    ) -> tuple[Int32s, Int32s, Int32s]:
-        """Say whose each stream is.
-
-        Returns:
-            rows: int32 [k], the ledger's rows that come up.
-            team: int32 [s], each stream's place in `rows`.
-            app: int32 [s], each stream's application, as numbered by Apps.
-        """
-        # One byte in front keeps the dialects' strings apart.
-        mark = bytes([dialect.value])
-        known = self._owners
-        owners = []
-        for at, end in stream[:, LABELS : LABELS_END + 1].tolist():
-            key = mark + view[at:end]
-            owners.append(known.get(key) or self._learn(key, dialect))
-        local: dict[int, int] = {}
-        team = [local.setdefault(row, len(local)) for row, _ in owners]
-        return (
-            np.array(list(local), np.int32),
-            np.array(team, np.int32),
-            np.array([app for _, app in owners], np.int32),
-        )
-
-    def _learn(self, key: bytes, dialect: loki.Dialect) -> Owner:
-        """Parse a label string and remember its owner."""
-        found = self._parsed(key[1:], dialect)
+    def learn(self, key: bytes) -> int:
+        """Parse a label string and remember its owner, which is returned."""
+        found = self._parsed(key[1:], loki.Dialect(key[0]))
         # Streams whose labels do not parse belong to nobody: upstream will judge them.
         own = self.rules.table
         index = own.team_of(found) if found is not None else -1
         key_of = own.budgets[index].key if index >= 0 else ""
         app = self._apps.number(key_of, own.app_of(found) if found is not None else "")
-        owner = (int(self.rules.row_of[index]), app)
+        owner = int(self.rules.row_of[index]) << 32 | app
         owner = self._shared.setdefault(owner, owner)
         if len(key) <= STRING_MAX:
-            if len(self._owners) >= STRINGS_MAX or self._bytes > BYTES_MAX:
+            if len(self.owners) >= STRINGS_MAX or self._bytes > BYTES_MAX:
                 self._forget()
-            self._owners[key] = owner
+            self.owners[key] = owner
             self._bytes += len(key)
         return owner
 
@@ -88,6 +57,6 @@ class Known:
 
     def _forget(self) -> None:
         """Drop the older half. Replaces the dict, for other threads may be reading it."""
-        kept = list(self._owners.items())[len(self._owners) // 2 :]
-        self._owners = dict(kept)
+        kept = list(self.owners.items())[len(self.owners) // 2 :]
+        self.owners = dict(kept)
         self._bytes = sum(len(key) for key, _ in kept)

@@ -213,7 +213,10 @@ class Gate:
     ) -> judgement.Judgement:
         view = decoded.view
         stream, entry, is_mixed = self._scan(view, dialect, scratch)
-        rows, team, app = self._known_for(rules).assign(view, stream, dialect)
+        known = self._known_for(rules)
+        team, app = np.empty(len(stream), np.int32), np.empty(len(stream), np.int32)
+        found = _core.assign(view, dialect.value, stream, known.owners, known.learn, team, app)
+        rows = np.array(found, np.int32)
         received = np.zeros((len(rows), 2), np.int64)
         np.add.at(received, team, stream[:, judgement.STREAM_COUNT : judgement.STREAM_SIZE + 1])
         tally = np.zeros((len(rows), judgement.TALLY_COLUMNS), np.int64)

@@ -87,7 +87,7 @@ def batch_totals(tally: Int64s) -> Int64s:
     totals = np.zeros((len(tally), ledger.TOTALS), np.int64)
     entries, charged, dropped = tally[:, :3], tally[:, 3], tally[:, 4]
     totals[:, ledger.RECEIVED] = entries.sum(axis=1)
-    totals[:, ledger.RECEIVED + 1] = ledger.added(charged, dropped)
+    totals[:, ledger.RECEIVED + 1] = summed(charged, dropped)
     totals[:, ledger.FORWARDED] = entries[:, 0] + entries[:, 1]
     totals[:, ledger.FORWARDED + 1] = charged
     totals[:, ledger.DROPPED] = entries[:, 2]
@@ -106,3 +106,10 @@ def kept_per_stream(
     first, count = stream[:, STREAM_FIRST], stream[:, STREAM_COUNT]
     kept: Int64s = before[first + count] - before[first]
     return kept
+
+
+def summed(one: Int64s, other: Int64s) -> Int64s:
+    """The sums, at 2^63-1 where they pass it: one call of the API may name that many bytes."""
+    sums = one + other
+    sums[sums < 0] = ledger.COUNT_MAX
+    return sums

@@ -59,15 +59,16 @@ KEY, ENTERED, COMMITTED, CELL_COUNTS = range(4)
 DAY_AT, DAY_COLUMNS = TOTALS, 3 + COUNTS
 MONTH_AT, MONTH_COLUMNS = DAY_AT + CELLS * DAY_COLUMNS, 3
 COLUMNS = 88
-# What a push adds to: the counters of all time, and a day's committed bytes and its counts.
-ALL_TIME = np.arange(TOTALS)
-IN_DAY = np.arange(COMMITTED, CELL_COUNTS + COUNTS)
 
 USED_MAX = 2**62
 COUNT_MAX = 2**63 - 1
 # Days and months, in this order wherever both come up.
 KINDS = ((DAY_AT, DAY_COLUMNS), (MONTH_AT, MONTH_COLUMNS))
 DAY, MONTH = 0, 1
+# The same for the core: first column, cells, columns of a cell, counters in it.
+KIND_TABLE = np.array(
+    [(DAY_AT, CELLS, DAY_COLUMNS, COUNTS), (MONTH_AT, CELLS, MONTH_COLUMNS, 0)], np.int64
+)
 # The row of what no budget governs.
 UNBUDGETED = 0
 
@@ -362,20 +363,8 @@ class Ledger:
     def _book(self, share: Share, totals: Int64s, committed: Int64s) -> None:
         """Add to the counters of all time and of the share's windows."""
         self._changes += 1
-        era, row = share.era, share.rows
-        start = row.astype(np.int64) * COLUMNS
-        day = start + DAY_AT + era.cell[DAY, row] * DAY_COLUMNS
-        month = start + MONTH_AT + era.cell[MONTH, row] * MONTH_COLUMNS
-        flat = self._rows.reshape(-1)
-        # A window that was evicted meanwhile has another key now: its share is forgotten.
-        in_day = flat[day + KEY] == era.key[DAY, row]
-        in_month = flat[month + KEY] == era.key[MONTH, row]
-        columns = (start[:, None] + ALL_TIME, day[:, None] + IN_DAY, month[:, None] + COMMITTED)
-        today = np.column_stack((committed, totals[:, :COUNTS])) * in_day[:, None]
-        more = np.column_stack((totals, today, committed * in_month))
-        # One store: a kill between two would leave books that contradict each other.
-        cells = np.concatenate(columns, axis=1)
-        flat[cells] = added(flat[cells], more)
+        era = share.era
+        _core.book(self._rows, share.rows, totals, committed, KIND_TABLE, era.key, era.cell)
 
     # usage comes up
 
@@ -423,10 +412,3 @@ class Ledger:
         """Write a snapshot and the file. The ledger must not be used afterwards."""
         self.save()
         self._file.close()
-
-
-def added(counts: Int64s, more: Int64s) -> Int64s:
-    """The sums, at 2^63-1 where they pass it: one call of the API may name that many bytes."""
-    sums = counts + more
-    sums[sums < 0] = COUNT_MAX
-    return sums

@@ -4,7 +4,7 @@ Same doors, same arguments, same errors in the same words as _core.pyx; one entr
 another, no chunks, no swaps. JSON is in reference_json.py.
 """
 
-from collections.abc import Iterator, MutableSequence, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
 
 from sluice import errors, reference_json
 from sluice.policy import KEEP_ALL, Action
@@ -354,6 +354,33 @@ def check_places(
                 raise IndexError(f"{what} {i}: {where} {place[i]} is not one of {room}")
 
 
+def assign(
+    body: bytes,
+    dialect: int,
+    stream: Rows,
+    known: Mapping[bytes, int],
+    learn: Callable[[bytes], int],
+    team_out: MutableSequence[int],
+    app_out: MutableSequence[int],
+) -> list[int]:
+    width = columns(stream, STREAM_COLUMNS)
+    if width != STREAM_COLUMNS:
+        raise ValueError(f"rows of {width} columns, not {STREAM_COLUMNS}")
+    if not len(team_out) == len(app_out) == len(stream):
+        raise ValueError(
+            f"{len(stream)} streams, {len(team_out)} teams, {len(app_out)} applications"
+        )
+    place: dict[int, int] = {}
+    for s, (at, end) in enumerate((row[3], row[4]) for row in stream):
+        if not 0 <= at <= end <= len(body):
+            raise ValueError(f"stream {s}: labels of {end - at} bytes at byte {at} of {len(body)}")
+        key = bytes([dialect]) + bytes(body[at:end])
+        owner = known[key] if key in known else learn(key)
+        team_out[s] = place.setdefault(owner >> 32, len(place))
+        app_out[s] = owner % 2**31
+    return list(place)
+
+
 def judge(
     body: bytes,
     dialect: int,
@@ -429,6 +456,62 @@ def split(body: bytes, dialect: int, stream: Rows, entry: Rows, outcome: Sequenc
             payload += body[behind:end]
             out += b"\x0a" + varint(len(payload)) + payload
     return out + body[at:]
+
+
+# book: what became of a push
+
+
+def check_book(
+    row: Rows,
+    at: Sequence[int],
+    totals: Rows,
+    committed: Sequence[int],
+    kind: Rows,
+    key: Rows,
+    cell: Rows,
+) -> None:
+    wide = columns(row, 0)
+    width = columns(totals, wide)
+    if not len(at) == len(totals) == len(committed):
+        raise ValueError(f"{len(at)} rows, {len(totals)} totals, {len(committed)} amounts")
+    if columns(kind, 4) != 4 or not len(key) == len(cell) == len(kind):
+        raise ValueError(f"{len(kind)} kinds, {len(key)} keys, {len(cell)} cells")
+    if columns(key, 0) != columns(cell, 0):
+        raise ValueError(f"{columns(key, 0)} keys, {columns(cell, 0)} cells")
+    if width > wide:
+        raise ValueError(f"totals of {width} columns for rows of {wide}")
+    for k, (first, cells, size, counts) in enumerate(kind):
+        fits = 0 <= counts <= min(width, size - 3) and first + cells * size <= wide
+        if not fits or min(first, cells) < 0:
+            raise ValueError(f"kind {k} does not fit into rows of {wide} columns")
+    for r in at:
+        rows = min(len(row), columns(key, 0))
+        if not 0 <= r < rows:
+            raise IndexError(f"row {r} is not one of {rows}")
+        for k in range(len(kind)):
+            if not 0 <= cell[k][r] < kind[k][1]:
+                raise IndexError(f"row {r}: cell {cell[k][r]} is not one of {kind[k][1]}")
+
+
+def book(
+    row: Rows,
+    at: Sequence[int],
+    totals: Rows,
+    committed: Sequence[int],
+    kind: Rows,
+    key: Rows,
+    cell: Rows,
+) -> None:
+    check_book(row, at, totals, committed, kind, key, cell)
+    for i, r in enumerate(at):
+        own = row[r]
+        for column, n in enumerate(totals[i]):
+            own[column] = plus(own[column], n)
+        for k, (first, _, size, counts) in enumerate(kind):
+            start = first + cell[k][r] * size
+            if own[start] == key[k][r]:
+                for column, n in enumerate([committed[i], *totals[i][:counts]], start + 2):
+                    own[column] = plus(own[column], n)
 
 
 # add: what was charged is given back

@@ -25,7 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from shippers import LEGACY_PATH, PUSH_PATH, Entry, Push, Stream
 
 from sluice import Budget, Gate, api, errors, usage
-from sluice.agent import app, turnstile, upstream
+from sluice.agent import app, push, turnstile, upstream
 
 KIB = 1024
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC).timestamp()
@@ -529,7 +529,7 @@ def test_a_body_that_is_far_too_large_is_not_read_to_its_end():
     response = front.client.post(PUSH_PATH, environ_overrides=declared)
     assert response.status_code == 413
     assert str(10**15) in error_of(response)
-    assert endless.size <= 2 * app.DRAIN_MAX
+    assert endless.size <= 2 * push.DRAIN_MAX
 
 
 def test_a_body_of_exactly_the_limit_is_taken():

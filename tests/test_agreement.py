@@ -1,6 +1,7 @@
 """The compiled core and its reference agree on everything: values, or refusal and its text."""
 
 import json
+import math
 import random
 
 import handmade
@@ -309,3 +310,134 @@ def test_pushes_are_refused_alike(team: list[int], slot: list[int], cells: int) 
     rows = twins.scan(_core, body)
     rules, used = [Rule(3, 5)] * cells, [0] * cells
     assert_agree(lambda core: twins.judge(core, body, rows, team, rules, used, slot=slot))
+
+
+# -- assign -------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.sampled_from([b"", b"a", b'{a="b"}', b"x" * 70]), max_size=8),
+    st.dictionaries(st.sampled_from([b"\0a", b"\1a", b"\0"]), st.integers(0, 2**47), max_size=3),
+    st.sampled_from([PROTOBUF, LEGACY]),
+)
+def test_streams_are_assigned_alike(labels: list[bytes], known: dict, dialect: int) -> None:
+    """Both find the same owners, ask for the same strings, and number rows as they come up."""
+    body = b"".join(labels)
+    stream, at = np.zeros((len(labels), 8), np.int64), 0
+    for row, label in zip(stream, labels, strict=True):
+        row[3:5] = at, at + len(label)
+        at += len(label)
+
+    def call(core) -> list:
+        asked: list[bytes] = []
+
+        def learn(key: bytes) -> int:
+            asked.append(key)
+            return len(key) % 3 << 32 | len(asked)
+
+        team, app = np.zeros(len(labels), np.int32), np.zeros(len(labels), np.int32)
+        arrays = twins.lent(core, stream, team, app)
+        rows = core.assign(body, dialect, arrays[0], dict(known), learn, *arrays[1:])
+        return [rows, asked, *twins.listed(*arrays[1:])]
+
+    assert_agree(call)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 2, 8), (2, 2, 1, 8), (1, 1, 1, 7)])
+@pytest.mark.parametrize("labels", [(0, 1), (1, 3), (2, 1), (-1, 0), (3, 3)])
+def test_streams_that_do_not_fit_are_assigned_by_neither(shape, labels) -> None:
+    streams, teams, apps, width = shape
+    stream = np.zeros((streams, width), np.int64)
+    stream[:, 3:5] = labels
+    team, app = np.zeros(teams, np.int32), np.zeros(apps, np.int32)
+
+    def call(core) -> list:
+        rows, *outs = twins.lent(core, stream, team, app)
+        return [core.assign(b"ab", 0, rows, {}, lambda _: 0, *outs)]
+
+    assert_agree(call)
+    if teams == apps == streams and width == 8 and labels != (0, 1):
+        assert twins.outcome_of(lambda: call(_core))[0] is ValueError
+
+
+def test_what_a_parser_raises_comes_out_of_assign() -> None:
+    def learn(_: bytes) -> int:
+        raise KeyError("unknown")
+
+    stream, out = np.zeros((1, 8), np.int64), np.zeros(1, np.int32)
+    with pytest.raises(KeyError, match="unknown"):
+        _core.assign(b"ab", 0, stream, {}, learn, out, out)
+
+
+# -- book ---------------------------------------------------------------------------------------
+
+KINDS = np.array([(2, 2, 5, 2), (12, 3, 3, 0)], np.int64)
+COUNT_MAX = 2**63 - 1
+
+
+@st.composite
+def books(draw: st.DrawFn) -> list[np.ndarray]:
+    """Arrays as the ledger hands them over: mostly fitting ones."""
+    rows = draw(st.integers(1, 3))
+    counts = st.integers(0, 3) | st.integers(COUNT_MAX - 2, COUNT_MAX)
+    at = draw(st.lists(st.integers(-1 if draw(st.booleans()) else 0, rows - 1), max_size=4))
+
+    def fill(*shape: int) -> np.ndarray:
+        n = math.prod(shape)
+        return np.array(draw(st.lists(counts, min_size=n, max_size=n)), np.int64).reshape(shape)
+
+    keys = np.array(draw(st.lists(st.integers(0, 3), min_size=2 * rows, max_size=2 * rows)))
+    cells = np.array(draw(st.lists(st.integers(0, 2), min_size=2 * rows, max_size=2 * rows)))
+    return [
+        fill(rows, 21),
+        np.array(at, np.int32),
+        fill(len(at), 3),
+        fill(len(at)),
+        KINDS,
+        keys.astype(np.int32).reshape(2, rows),
+        cells.astype(np.int32).reshape(2, rows),
+    ]
+
+
+@given(books())
+def test_books_agree(arrays: list[np.ndarray]) -> None:
+    """Both add the same to the same cells, and neither anything when they refuse."""
+
+    def call(core) -> list:
+        lent = twins.lent(core, *[array.copy() for array in arrays])
+        refusal = twins.outcome_of(lambda: core.book(*lent))
+        return [refusal, *twins.listed(lent[0])]
+
+    assert_agree(call)
+
+
+@pytest.mark.parametrize("wrong", range(7))
+@pytest.mark.parametrize("grow", [0, 1])
+def test_books_that_do_not_fit_are_refused_alike(wrong: int, grow: int) -> None:
+    shapes = [[2, 21], [2], [2, 3], [2], [2, 4], [2, 2], [2, 2]]
+    shapes[wrong][min(grow, len(shapes[wrong]) - 1)] += 1
+    arrays = [
+        np.ones(shape, np.int32 if i in (1, 5, 6) else np.int64) for i, shape in enumerate(shapes)
+    ]
+    arrays[4][:2, :4] = KINDS[:, : arrays[4].shape[1]]
+    refused = [
+        twins.outcome_of(lambda core=core: core.book(*twins.lent(core, *arrays))) for core in TWINS
+    ]
+    assert refused[0] == refused[1]
+
+
+@pytest.mark.parametrize(
+    "kind", [(-1, 2, 5, 2), (2, -1, 5, 2), (2, 2, 5, -1), (2, 2, 4, 2), (12, 2, 5, 2), (0, 1, 9, 4)]
+)
+def test_cells_that_do_not_fit_into_a_row_are_refused_alike(kind) -> None:
+    row, totals = np.zeros((1, 21), np.int64), np.ones((1, 3), np.int64)
+    zero = np.zeros((2, 1), np.int32)
+    kinds = np.array([kind, KINDS[1]])
+
+    def call(core) -> list:
+        at, amount = np.zeros(1, np.int32), np.ones(1, np.int64)
+        return [core.book(*twins.lent(core, row, at, totals, amount, kinds, zero, zero))]
+
+    assert_agree(call)
+    assert twins.outcome_of(lambda: call(_core))[0] is ValueError
+    assert not row.any()

@@ -589,7 +589,7 @@ def test_label_strings_are_remembered_within_a_bound(monkeypatch):
             labels = b'{namespace="shop", pod="%d"}' % i
             message.streams.add(labels=labels).entries.add(line=b"0123456789")
         gate.push(shippers.snappy(message.SerializeToString()), now=NOON).commit()
-        assert 50 <= len(gate._known._owners) <= 100
+        assert 50 <= len(gate._known.owners) <= 100
     assert row_of(gate, "shop").usage.day == 10_000
 
 
@@ -599,10 +599,10 @@ def test_the_bytes_of_remembered_label_strings_are_bounded_too(monkeypatch):
     for i in range(100):
         labels = b'{namespace="shop", pod="%s"}' % (b"%05d" % i * 200)
         gate.push(labelled(labels), now=NOON).commit()
-        assert sum(map(len, gate._known._owners)) == gate._known._bytes < 22_000
+        assert sum(map(len, gate._known.owners)) == gate._known._bytes < 22_000
     long = b'{namespace="shop", pod="%s"}' % (b"x" * assign.STRING_MAX)
     gate.push(labelled(long), now=NOON).commit()
-    assert not any(long in known for known in gate._known._owners)
+    assert not any(long in known for known in gate._known.owners)
     assert row_of(gate, "shop").usage.day == 1010
 
 

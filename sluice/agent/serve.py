@@ -33,7 +33,7 @@ STOP_WAIT_S = 9
 STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 PR_SET_PDEATHSIG = 1
 # glibc's M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD; a libc without them says no.
-MALLOC_OPTIONS = ((-8, 2), (-3, 128 * 1024), (-1, 128 * 1024))
+MALLOC_OPTIONS = ((-8, 1), (-3, 2**20), (-1, 2 * 2**20))
 
 
 class CannotStart(errors.SluiceError):
