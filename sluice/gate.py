@@ -9,10 +9,9 @@ Threads: any number. Each push works in a scratch of its own, handed back before
 talks to upstream, so that pushes that wait hold no decoded bytes.
 """
 
-import contextlib
 import functools
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import numpy as np
@@ -171,7 +170,8 @@ class Gate:
     def _push(
         self, body: bytes, encoding: str, dialect: loki.Dialect, rules: ledger.Rules, limit: int
     ) -> judgement.Judgement:
-        with self._room_for(limit):
+        self._enter(limit)
+        try:
             scratch = self._scratch()
             try:
                 decoded = loki.decode(body, encoding, dialect, limit, scratch.decoded)
@@ -180,6 +180,8 @@ class Gate:
                 if len(self._idle) < IDLE_SCRATCHES:
                     scratch.trim()
                     self._idle.append(scratch)
+        finally:
+            self._leave(limit)
 
     def _scratch(self) -> Scratch:
         try:
@@ -187,9 +189,8 @@ class Gate:
         except IndexError:
             return Scratch()
 
-    @contextlib.contextmanager
-    def _room_for(self, size: int) -> Iterator[None]:
-        """Count `size` bytes as being decoded while inside."""
+    def _enter(self, size: int) -> None:
+        """Count `size` bytes as being decoded."""
         with self._lock:
             if self._decoding + size > self._max_decoded_total:
                 raise errors.Unavailable(
@@ -197,11 +198,10 @@ class Gate:
                     f" at most {self._max_decoded_total} are allowed"
                 )
             self._decoding += size
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._decoding -= size
+
+    def _leave(self, size: int) -> None:
+        with self._lock:
+            self._decoding -= size
 
     def _judge(
         self,
@@ -228,8 +228,9 @@ class Gate:
         self.ledger.register(share)
         judged = judgement.Judgement(self.ledger, share, received, tally)
         try:
-            kept_entries = int(tally[:, judgement.KEPT_ENTRIES].sum())
-            lost = int(tally[:, judgement.SAMPLED_ENTRIES : judgement.TALLY_DRY : 2].sum())
+            outcomes = tally[:, judgement.KEPT_ENTRIES : judgement.TALLY_DRY : 2]
+            kept_entries, *lost_entries = outcomes.sum(axis=0).tolist()
+            lost = sum(lost_entries)
             filtered = (stream, entry, outcome) if lost or is_mixed else None
             if kept_entries or not filtered:
                 judged.body, judged.encoding = self._forwarded(

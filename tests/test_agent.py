@@ -673,17 +673,17 @@ def test_a_crowd_waits_for_a_turn_while_others_leave_and_is_sent_away_when_nobod
     entered = threading.Event()
 
     def come() -> None:
-        with turns.turn():
+        with turns:
             entered.set()
 
     second = threading.Thread(target=come)
-    with turns.turn():
+    with turns:
         second.start()
         assert not entered.wait(0.1)
     second.join()
     assert entered.is_set()
     monkeypatch.setattr(turnstile, "STILL_S", 0.0)
-    with turns.turn(), pytest.raises(errors.Unavailable, match="1 requests"), turns.turn():
+    with turns, pytest.raises(errors.Unavailable, match="1 requests"), turns:
         pass
     assert turns.inside == 0
 

@@ -722,8 +722,10 @@ def test_a_push_of_many_tiny_entries_may_not_make_an_index_that_dwarfs_it(dialec
 def test_too_many_bytes_being_decoded_at_once_are_refused_and_the_room_comes_back():
     gate = Gate([make("shop", MIB)], max_decoded_total=2 * MIB)
     push = pack([one_stream("shop", ["x"])], loki.Dialect.PROTOBUF)
-    with gate._room_for(2 * MIB), pytest.raises(errors.Unavailable, match=f"at most {2 * MIB}"):
+    gate._enter(2 * MIB)
+    with pytest.raises(errors.Unavailable, match=f"at most {2 * MIB}"):
         judged(gate, push)
+    gate._leave(2 * MIB)
     assert nothing_counted(gate)
     judged(gate, push).commit()
     for body in (b"garbage", b"\xff" * 100):

@@ -75,7 +75,7 @@ def call_reader(turns: turnstile.Turnstile, max_body: int) -> Callable[[], bytes
 
     def read() -> bytes:
         places = turns if turns.inside < turns.places else kept
-        with places.turn():
+        with places:
             return push.read_body(flask.request.environ, max_body)
 
     return read

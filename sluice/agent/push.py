@@ -79,7 +79,7 @@ class PushHandler:
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> list[bytes]:
         try:
-            with self._counters.timed_push(), self._turns.turn():
+            with self._counters.timed_push(), self._turns:
                 reply = self._handle(environ)
         except errors.SluiceError as error:
             self._counters.refused(error)

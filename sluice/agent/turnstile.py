@@ -4,10 +4,8 @@ A hanging upstream keeps every push that is let in for the whole timeout. Two th
 let in than there are, so that probes and metrics are always answered.
 """
 
-import contextlib
 import threading
 import time
-from collections.abc import Iterator
 
 from sluice import errors
 
@@ -18,7 +16,11 @@ STILL_S = 0.02
 
 
 class Turnstile:
-    """Lets `places` pushes in at a time.
+    """Lets `places` pushes in at a time: each is inside for the length of a with block.
+
+    Raises:
+        Unavailable: at the block's begin: full, and nobody came or left for STILL_S seconds, or
+            not soon enough.
 
     Threads: any number.
     """
@@ -29,25 +31,18 @@ class Turnstile:
         self._moved_at = 0.0
         self._left = threading.Condition()
 
-    @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
-        """Be inside for the length of a with block.
-
-        Raises:
-            Unavailable: full, and nobody came or left for STILL_S seconds, or not soon enough.
-        """
+    def __enter__(self) -> None:
         with self._left:
             if self.inside >= self.places:
                 self._wait()
             self.inside += 1
             self._moved_at = time.monotonic()
-        try:
-            yield
-        finally:
-            with self._left:
-                self.inside -= 1
-                self._moved_at = time.monotonic()
-                self._left.notify()
+
+    def __exit__(self, *_: object) -> None:
+        with self._left:
+            self.inside -= 1
+            self._moved_at = time.monotonic()
+            self._left.notify()
 
     def _wait(self) -> None:
         began = time.monotonic()
