@@ -147,13 +147,22 @@ cdef inline int whole_run(
     return -1
 
 
+cdef inline int64_t allowed_of(const int64_t *size, int64_t room) noexcept nogil:
+    """How many entries stay within `room`, of a run that does not as a whole."""
+    cdef int64_t i = 0
+    while size[i] <= room:
+        room -= size[i]
+        i += 1
+    return i
+
+
 cdef inline void charge_run(
     int64_t *cell, const int64_t *rule, const int64_t *size, int64_t n, int64_t total,
     uint8_t *action_out, int64_t *tally_out
 ) noexcept nogil:
     """Charge a run of one team's entries, RUN_MAX at the most, and add it to the team's tally."""
     cdef int64_t tally[8]
-    cdef int64_t used, after
+    cdef int64_t used, after, allowed
     cdef int action, column
     while True:
         used = load(cell, RELAXED)
@@ -163,6 +172,15 @@ cdef inline void charge_run(
             tally[TALLY_ENTRIES + action] = n
             tally[TALLY_DROPPED if action == DROP else TALLY_CHARGED] = total
             after = used + tally[TALLY_CHARGED]
+        elif 0 <= total <= rule[RULE_HARD] - used and not rule[RULE_DRY]:
+            # It enters the band, and stays there.
+            allowed = allowed_of(size, rule[RULE_SOFT] - used)
+            memset(action_out, ALLOW, allowed)
+            memset(action_out + allowed, THROTTLE, n - allowed)
+            tally[TALLY_ENTRIES + ALLOW] = allowed
+            tally[TALLY_ENTRIES + THROTTLE] = n - allowed
+            tally[TALLY_CHARGED] = total
+            after = used + total
         elif rule[RULE_DRY]:
             after = dry_after(rule, used, size, n, action_out, tally)
         else:

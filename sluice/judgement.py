@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from sluice import ledger
+from sluice import columns, ledger
 
 Int64s = npt.NDArray[np.int64]
 
@@ -53,13 +53,13 @@ class Judgement:
             ValueError: the judgement has ended already. Nothing was booked.
         """
         book = self._end()
-        totals = np.zeros((len(self.tally), ledger.TOTALS), np.int64)
+        totals = np.zeros((len(self.tally), columns.TOTALS), np.int64)
         totals[:, :2] = self.received
-        totals[:, ledger.FORWARDED : ledger.REFUSED] = self.tally[:, KEPT_ENTRIES:TALLY_DRY]
-        totals[:, ledger.ACTIONS : ledger.DRY] = self.tally[:, :KEPT_ENTRIES]
-        totals[:, ledger.DRY : ledger.REJECTED] = self.tally[:, TALLY_DRY:]
+        totals[:, columns.FORWARDED : columns.REFUSED] = self.tally[:, KEPT_ENTRIES:TALLY_DRY]
+        totals[:, columns.ACTIONS : columns.DRY] = self.tally[:, :KEPT_ENTRIES]
+        totals[:, columns.DRY : columns.REJECTED] = self.tally[:, TALLY_DRY:]
         if rejected:
-            totals[:, ledger.REJECTED] = self.tally[:, KEPT_BYTES]
+            totals[:, columns.REJECTED] = self.tally[:, KEPT_BYTES]
         book.commit(self.share, totals)
         self.by_app()
 
@@ -70,9 +70,9 @@ class Judgement:
             ValueError: the judgement has ended already. Nothing was booked.
         """
         book = self._end()
-        totals = np.zeros((len(self.tally), ledger.TOTALS), np.int64)
+        totals = np.zeros((len(self.tally), columns.TOTALS), np.int64)
         totals[:, :2] = self.received
-        totals[:, ledger.REFUSED : ledger.REFUSED + 2] = self.received
+        totals[:, columns.REFUSED : columns.REFUSED + 2] = self.received
         book.refund(self.share, totals)
 
     def _end(self) -> ledger.Ledger:
@@ -84,16 +84,16 @@ class Judgement:
 
 def batch_totals(tally: Int64s) -> Int64s:
     """What to book for teams of an evaluated batch; `tally` int64 [k, 8] is evaluate()'s."""
-    totals = np.zeros((len(tally), ledger.TOTALS), np.int64)
+    totals = np.zeros((len(tally), columns.TOTALS), np.int64)
     entries, charged, dropped = tally[:, :3], tally[:, 3], tally[:, 4]
-    totals[:, ledger.RECEIVED] = entries.sum(axis=1)
-    totals[:, ledger.RECEIVED + 1] = summed(charged, dropped)
-    totals[:, ledger.FORWARDED] = entries[:, 0] + entries[:, 1]
-    totals[:, ledger.FORWARDED + 1] = charged
-    totals[:, ledger.DROPPED] = entries[:, 2]
-    totals[:, ledger.DROPPED + 1] = dropped
-    totals[:, ledger.ACTIONS : ledger.DRY] = entries
-    totals[:, ledger.DRY : ledger.REJECTED] = tally[:, 5:]
+    totals[:, columns.RECEIVED] = entries.sum(axis=1)
+    totals[:, columns.RECEIVED + 1] = summed(charged, dropped)
+    totals[:, columns.FORWARDED] = entries[:, 0] + entries[:, 1]
+    totals[:, columns.FORWARDED + 1] = charged
+    totals[:, columns.DROPPED] = entries[:, 2]
+    totals[:, columns.DROPPED + 1] = dropped
+    totals[:, columns.ACTIONS : columns.DRY] = entries
+    totals[:, columns.DRY : columns.REJECTED] = tally[:, 5:]
     return totals
 
 
@@ -111,5 +111,5 @@ def kept_per_stream(
 def summed(one: Int64s, other: Int64s) -> Int64s:
     """The sums, at 2^63-1 where they pass it: one call of the API may name that many bytes."""
     sums = one + other
-    sums[sums < 0] = ledger.COUNT_MAX
+    sums[sums < 0] = columns.COUNT_MAX
     return sums

@@ -32,43 +32,24 @@ import numpy as np
 import numpy.typing as npt
 
 from sluice import _core, budget, errors, ledger_file, policy, table, window
+from sluice.columns import (
+    CELL_COUNTS,
+    CELLS,
+    COLUMNS,
+    COMMITTED,
+    DAY,
+    ENTERED,
+    KEY,
+    KIND_TABLE,
+    KINDS,
+    MONTH,
+    TOTALS,
+)
 
 Int64s = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
 
-# Outcome counters: entries at the index, bytes behind it.
-RECEIVED, FORWARDED, SAMPLED, DROPPED, REFUSED = range(0, 10, 2)
-OUTCOMES = {
-    "received": RECEIVED,
-    "forwarded": FORWARDED,
-    "sampled": SAMPLED,
-    "dropped": DROPPED,
-    "refused": REFUSED,
-}
-COUNTS = 10
-# Then, of all time only: entries by action, a dry run's bytes by action, bytes of 400s.
-ACTIONS = 10
-DRY = 13
-REJECTED = 16
-TOTALS = 17
-
-# Windows kept per team: the open one and the last ones entered, so that a clock that jumps
-# away and back finds what it left.
-CELLS = 4
-KEY, ENTERED, COMMITTED, CELL_COUNTS = range(4)
-DAY_AT, DAY_COLUMNS = TOTALS, 3 + COUNTS
-MONTH_AT, MONTH_COLUMNS = DAY_AT + CELLS * DAY_COLUMNS, 3
-COLUMNS = 88
-
 USED_MAX = 2**62
-COUNT_MAX = 2**63 - 1
-# Days and months, in this order wherever both come up.
-KINDS = ((DAY_AT, DAY_COLUMNS), (MONTH_AT, MONTH_COLUMNS))
-DAY, MONTH = 0, 1
-# The same for the core: first column, cells, columns of a cell, counters in it.
-KIND_TABLE = np.array(
-    [(DAY_AT, CELLS, DAY_COLUMNS, COUNTS), (MONTH_AT, CELLS, MONTH_COLUMNS, 0)], np.int64
-)
 # The row of what no budget governs.
 UNBUDGETED = 0
 

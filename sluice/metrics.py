@@ -11,7 +11,7 @@ from prometheus_client.context_managers import Timer
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from sluice import api, errors, gate, ledger, usage
+from sluice import api, columns, errors, gate, usage
 from sluice.policy import Action
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -122,7 +122,7 @@ def outcome_series(counts: Counts) -> Iterator[CounterMetricFamily]:
         )
         for team, namespace, values in counts:
             for outcome in OUTCOMES:
-                value = values[ledger.OUTCOMES[outcome] + offset]
+                value = values[columns.OUTCOMES[outcome] + offset]
                 family.add_metric([team, namespace, outcome], value)
         yield family
     family = CounterMetricFamily(
@@ -131,15 +131,15 @@ def outcome_series(counts: Counts) -> Iterator[CounterMetricFamily]:
         labels=TEAM,
     )
     for team, namespace, values in counts:
-        family.add_metric([team, namespace], values[ledger.REJECTED])
+        family.add_metric([team, namespace], values[columns.REJECTED])
     yield family
 
 
 def action_series(counts: Counts) -> Iterator[CounterMetricFamily]:
     """Decisions, and what a dry run would have decided."""
     for name, words, at in (
-        ("tco_policy_engine_actions", "Entries by decision.", ledger.ACTIONS),
-        ("tco_dryrun_bytes", "Bytes by what an enforced budget would have done.", ledger.DRY),
+        ("tco_policy_engine_actions", "Entries by decision.", columns.ACTIONS),
+        ("tco_dryrun_bytes", "Bytes by what an enforced budget would have done.", columns.DRY),
     ):
         family = CounterMetricFamily(name, words, labels=[*TEAM, "action"])
         for team, namespace, values in counts:

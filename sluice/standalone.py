@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import flask
 
-from sluice import api, gate, ledger, ledger_file, settings, watch
+from sluice import api, columns, gate, ledger, ledger_file, settings, watch
 from sluice.agent import app, serve, upstream
 
 log = logging.getLogger("sluice")
@@ -35,7 +35,7 @@ class Standalone:
         self._lock = serve.locked(options.state_dir)
         serve.check_port(options.listen.host, options.listen.port)
         try:
-            rows = ledger_file.FileRows(options.state_dir, ledger.COLUMNS)
+            rows = ledger_file.FileRows(options.state_dir, columns.COLUMNS)
         except OSError as error:
             raise serve.CannotStart(
                 f"state directory {options.state_dir}: {error.strerror or error}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sluice import budget, ledger, policy, window
+from sluice import budget, columns, ledger, policy, window
 
 APPS_PER_TEAM = 50
 APPS = 10_000
@@ -73,7 +73,7 @@ class Row:
     @property
     def action(self) -> policy.Action:
         """What an entry of the open day's mean size would get now."""
-        entries, size = self.usage.today[ledger.RECEIVED : ledger.RECEIVED + 2]
+        entries, size = self.usage.today[columns.RECEIVED : columns.RECEIVED + 2]
         mean = max(1, size // entries) if entries else 1
         own = self.budget
         found = policy.evaluate_usage_stateless(own.name, own.daily_limit, self.usage.day, mean)
@@ -125,7 +125,7 @@ def counts(values: list[int]) -> dict[str, dict[str, int]]:
     """Outcome counters as {"received": {"entries": ..., "bytes": ...}, ...}."""
     return {
         name: {"entries": values[at], "bytes": values[at + 1]}
-        for name, at in ledger.OUTCOMES.items()
+        for name, at in columns.OUTCOMES.items()
     }
 
 

@@ -179,11 +179,11 @@ def test_long_batches_agree(
     ("layout", "teams", "n"),
     [
         # more than one chunk; fewer entries left than two per team: run by run after all
-        ("mixed", 4, 50_000),
+        ("mixed", 4, 300_000),
         ("short", 3000, 40_000),
         ("mixed", 30_000, 40_000),
         # in and out of chunks
-        ("all", 50, 60_000),
+        ("all", 50, 300_000),
         ("grouped", 3, 30_000),
     ],
 )

@@ -29,9 +29,9 @@ from sluice import (
     Budget,
     Gate,
     assign,
+    columns,
     errors,
     evaluate_usage_stateless,
-    ledger,
     policy,
     reference,
     usage,
@@ -208,7 +208,7 @@ def test_the_thresholds_are_exact(size, action):
     judgement = judged(gate, pack([one_stream("shop", ["x" * size])], loki.Dialect.PROTOBUF))
     judgement.commit()
     counted = gate.ledger.usage(["shop/shop"], NOON)["shop/shop"].counts
-    assert counted[ledger.ACTIONS : ledger.ACTIONS + 3] == [int(a == action) for a in Action]
+    assert counted[columns.ACTIONS : columns.ACTIONS + 3] == [int(a == action) for a in Action]
     assert (judgement.body is None) == (action is Action.DROP)
 
 
@@ -451,7 +451,7 @@ def test_a_plain_twin_agrees_on_every_entry_and_on_every_counter(seed, steps):
                 "entries": twin.entries[namespace, outcome],
                 "bytes": twin.bytes[namespace, outcome],
             }, (namespace, outcome)
-        for first, counted in ((ledger.ACTIONS, twin.actions), (ledger.DRY, twin.dry)):
+        for first, counted in ((columns.ACTIONS, twin.actions), (columns.DRY, twin.dry)):
             assert found.counts[first : first + 3] == [counted[namespace, a] for a in Action]
         for app in ("a", "b"):
             assert apps.get((key, app), 0) == twin.apps[namespace, app]
@@ -549,7 +549,7 @@ def test_a_dry_run_lets_everything_pass_and_counts_what_it_would_have_done():
     judgement.commit()
     found = gate.ledger.usage(["shop/shop"], NOON)["shop/shop"]
     assert found.day == 590
-    assert found.counts[ledger.DRY : ledger.DRY + 3] == [70, 20, 500]
+    assert found.counts[columns.DRY : columns.DRY + 3] == [70, 20, 500]
     # Enforced from now on, it drops at once.
     gate.load([make("shop", 100)])
     assert judged(gate, pack([one_stream("shop", ["a"])], loki.Dialect.JSON)).body is None
@@ -784,7 +784,7 @@ def test_a_push_that_upstream_stored_in_part_is_usage_and_counted_apart():
     gate = Gate([make("shop", 100)])
     gate.push(labelled(b'{namespace="shop"}'), now=NOON).commit(rejected=True)
     found = gate.ledger.usage(["shop/shop"], NOON)["shop/shop"]
-    assert found.day == found.counts[ledger.REJECTED] == 10
+    assert found.day == found.counts[columns.REJECTED] == 10
 
 
 def test_nothing_is_booked_before_the_end_of_a_push_but_its_bytes_are_reserved():

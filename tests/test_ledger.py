@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice import _core, errors, ledger, ledger_file, table, window
+from sluice import _core, columns, errors, ledger, ledger_file, table, window
 from sluice.budget import Budget
 
 DAY = 86_400
@@ -58,8 +58,8 @@ def charge(book: ledger.Ledger, rules: ledger.Rules, row: int, size: int) -> Pus
 
 
 def totals_of(push: Push) -> np.ndarray:
-    totals = np.zeros((1, ledger.TOTALS), np.int64)
-    totals[0, ledger.RECEIVED : ledger.RECEIVED + 2] = (1, push.size)
+    totals = np.zeros((1, columns.TOTALS), np.int64)
+    totals[0, columns.RECEIVED : columns.RECEIVED + 2] = (1, push.size)
     return totals
 
 
@@ -268,7 +268,7 @@ def limits_of(held, committed, daily, monthly):
 
 def reopened(directory, *budgets: Budget) -> ledger.Ledger:
     """A ledger as the next process finds it: nothing of the last one was closed or flushed."""
-    return loaded(*budgets, rows=ledger_file.FileRows(directory, ledger.COLUMNS))
+    return loaded(*budgets, rows=ledger_file.FileRows(directory, columns.COLUMNS))
 
 
 def test_a_process_that_is_gone_leaves_what_was_committed_and_not_what_was_reserved(tmp_path):
@@ -321,7 +321,7 @@ def test_without_file_and_snapshot_usage_begins_at_zero_and_says_so(tmp_path):
 def test_a_kill_in_the_middle_of_a_new_table_leaves_the_one_before(tmp_path):
     book = reopened(tmp_path, make_budget())
     assert spend(book, 300, NOON)
-    rows = ledger_file.FileRows(tmp_path, ledger.COLUMNS)
+    rows = ledger_file.FileRows(tmp_path, columns.COLUMNS)
     # The next table goes to the older place: tear that one.
     at = rows._tables + (rows._sequence + 1) % 2 * ledger_file.TABLE_ROOM
     rows._mmap[at : at + 64] = b"\xff" * 64
@@ -336,8 +336,8 @@ def test_outcomes_are_counted_for_all_time_and_for_the_day():
     assert spend(book, 200, NOON + DAY)
     usage = book.usage(["shop/shop"], NOON + DAY)["shop/shop"]
     assert (usage.day, usage.month) == (200, 500)
-    assert usage.counts[ledger.RECEIVED : ledger.RECEIVED + 2] == [2, 500]
-    assert usage.today[ledger.RECEIVED : ledger.RECEIVED + 2] == [1, 200]
+    assert usage.counts[columns.RECEIVED : columns.RECEIVED + 2] == [2, 500]
+    assert usage.today[columns.RECEIVED : columns.RECEIVED + 2] == [1, 200]
 
 
 def test_a_snapshot_is_written_only_when_something_was_booked(tmp_path):

@@ -118,8 +118,7 @@ def scan(core: ModuleType, body: bytes, dialect: int = PROTOBUF) -> Rows:
     def found(stream: np.ndarray, entry: np.ndarray) -> tuple[int, int]:
         if dialect == PROTOBUF:
             return core.scan_push(block, stream, entry)
-        door = core if core is _core else core.reference_json
-        return door.scan_json(block, dialect == LEGACY, stream, entry)[:2]
+        return core.scan_json(block, dialect == LEGACY, stream, entry)[:2]
 
     streams, entries = found(no_rows(STREAM_COLUMNS), no_rows(ENTRY_COLUMNS))
     rows = Rows(no_rows(STREAM_COLUMNS, streams), no_rows(ENTRY_COLUMNS, entries))
