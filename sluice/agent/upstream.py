@@ -1,7 +1,7 @@
 """Sends pushes to upstream: one connection a thread, one deadline an exchange, no retries.
 
-http.client and not a pool: it costs half a CPU second less per GiB, and a thread that waits
-for upstream has nothing else to do with its connection.
+Not a pool: a thread that waits for upstream has nothing else to do with its connection. See
+docs/decisions/0003.
 """
 
 import http.client
