@@ -16,6 +16,9 @@ from race import add_row, times
 pytestmark = pytest.mark.wrk
 GIB = 2**30
 CONNECTIONS = 4
+# As many shippers as a large node or a gateway has, more than are let in at once.
+CROWD = 32
+RUNS = [*((size, CONNECTIONS) for size in data.SIZES), ("1 MiB", CROWD)]
 TEAMS = 1000
 ROUNDS = 3
 SECONDS = 2
@@ -61,19 +64,22 @@ def median(values: Iterable[float]) -> float:
     return statistics.median(list(values))
 
 
-@pytest.mark.parametrize("size", data.SIZES)
-def bench_endpoint(benchmark: Any, endpoints: Any, folder: Path, size: str) -> None:
+@pytest.mark.parametrize(("size", "connections"), RUNS)
+def bench_endpoint(
+    benchmark: Any, endpoints: Any, folder: Path, size: str, connections: int
+) -> None:
     agent, empty = endpoints
     with load.files(folder / "bodies", [data.push(data.SIZES[size]).body]) as bodies:
         theirs, ours = in_turns(
             benchmark,
-            lambda: load.drive(empty, bodies, SECONDS, CONNECTIONS),
-            lambda: load.drive(agent, bodies, SECONDS, CONNECTIONS),
+            lambda: load.drive(empty, bodies, SECONDS, connections),
+            lambda: load.drive(agent, bodies, SECONDS, connections),
         )
     pairs = list(zip(ours, theirs, strict=True))
     add_row(
-        f"HTTP endpoint without an upstream, {CONNECTIONS} connections",
+        "HTTP endpoint without an upstream",
         raw_log=size,
+        connections=connections,
         requests_per_s=f"{median(run.rate for run in ours):.0f}",
         empty_route_requests_per_s=f"{median(run.rate for run in theirs):.0f}",
         of_the_empty_route=f"{100 * median(a.rate / b.rate for a, b in pairs):.0f} %",
@@ -115,12 +121,12 @@ class Rivals(NamedTuple):
     snappy_beside: float
 
 
-def rivals(nginx: Server, body: bytes, bodies: list[Path]) -> Rivals:
+def rivals(nginx: Server, body: bytes, bodies: list[Path], connections: int) -> Rivals:
     """Apart, each has the machine for itself. Together they meet the crowd that Sluice meets."""
-    apart = load.drive(nginx, bodies, SECONDS, CONNECTIONS)
+    apart = load.drive(nginx, bodies, SECONDS, connections)
     snappy = Snappy(body).alone(SECONDS / 4)
     beside = Snappy(body)
-    together = load.drive(nginx, bodies, SECONDS, CONNECTIONS, beside)
+    together = load.drive(nginx, bodies, SECONDS, connections, beside)
     return Rivals(
         apart.cpu_per_request,
         snappy.cpu_s / snappy.calls,
@@ -129,16 +135,18 @@ def rivals(nginx: Server, body: bytes, bodies: list[Path]) -> Rivals:
     )
 
 
-@pytest.mark.parametrize("size", data.SIZES)
-def bench_forwarding(benchmark: Any, forwarders: Any, folder: Path, size: str) -> None:
+@pytest.mark.parametrize(("size", "connections"), RUNS)
+def bench_forwarding(
+    benchmark: Any, forwarders: Any, folder: Path, size: str, connections: int
+) -> None:
     sluice, nginx = forwarders
     push = data.push(data.SIZES[size])
     per_gib = GIB / push.billed
     with load.files(folder / "bodies", [push.body]) as bodies:
         theirs, ours = in_turns(
             benchmark,
-            lambda: rivals(nginx, push.body, bodies),
-            lambda: load.drive(sluice, bodies, SECONDS, CONNECTIONS),
+            lambda: rivals(nginx, push.body, bodies, connections),
+            lambda: load.drive(sluice, bodies, SECONDS, connections),
         )
     pairs = [(run.cpu_per_request, them) for run, them in zip(ours, theirs, strict=True)]
     apart = median(own / (them.nginx + them.snappy) for own, them in pairs)
@@ -150,6 +158,7 @@ def bench_forwarding(benchmark: Any, forwarders: Any, folder: Path, size: str) -
     add_row(
         "CPU seconds per GiB of raw log, forwarding to a real upstream",
         raw_log=size,
+        connections=connections,
         sluice=f"{per_gib * median(own for own, _ in pairs):.2f}",
         **cost,
         of_both_apart=times(apart),

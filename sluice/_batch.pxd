@@ -3,8 +3,9 @@ are short.
 
 Grouped batches go run by run: one swap a run. Where teams change with almost every entry, a
 swap each would cost more than all the rest (9 ns of 11 here), so a chunk is judged on private
-copies of its teams' counters, and one swap per team says whether the copy was still true. The
-entries of a team that lost that race are judged again, one by one; the others stand.
+copies of its teams' counters, and one swap per team says whether the copy was still true. Where
+another thread was faster, the verdicts stand if they are the same from its counter on; else the
+entries of that team are judged again, one by one.
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.stdlib cimport calloc, free
@@ -12,7 +13,7 @@ from libc.string cimport memset
 
 from sluice._charge cimport (
     ALLOW, DROP, RELAXED, RULE_COLUMNS, RULE_DRY, RULE_HARD, RULE_SOFT, RUN_MAX, TALLY_CHARGED,
-    TALLY_COLUMNS, TALLY_DROPPED, TALLY_ENTRIES, charge_run, load, plus, swap, verdict,
+    TALLY_COLUMNS, TALLY_DROPPED, TALLY_ENTRIES, THROTTLE, charge_run, load, plus, swap, verdict,
 )
 
 cdef enum:
@@ -96,15 +97,30 @@ cdef inline void read_copy(Batch *b, int32_t team, Copy *copy, int64_t chunk) no
     copy.entries[0] = copy.entries[1] = copy.entries[2] = copy.dropped = 0
 
 
-cdef inline bint keep_copy(Batch *b, int32_t team, Copy *copy) noexcept nogil:
-    """Make a copy's charges true, unless another thread changed the counter meanwhile."""
-    cdef int64_t *tally = b.tally_out + team * <int64_t>TALLY_COLUMNS
-    cdef int action
-    if copy.used != copy.before and not swap(b.used + team, copy.before, copy.used):
+cdef inline bint is_same_from(const Copy *copy, int64_t used) noexcept nogil:
+    """Whether each of the copy's entries would get its verdict with the counter at `used`, too."""
+    cdef int64_t charged = copy.used - copy.before
+    if copy.entries[DROP]:
         return False
+    if not copy.entries[THROTTLE]:
+        return charged <= copy.soft - used
+    return not copy.entries[ALLOW] and used > copy.soft and charged <= copy.hard - used
+
+
+cdef inline bint keep_copy(Batch *b, int32_t team, const Copy *copy) noexcept nogil:
+    """Make a copy's charges true, unless another thread changed what they hang on meanwhile."""
+    cdef int64_t *tally = b.tally_out + team * <int64_t>TALLY_COLUMNS
+    cdef int64_t *cell = b.used + team
+    cdef int64_t charged = copy.used - copy.before
+    cdef int64_t used = copy.before
+    cdef int action
+    while charged and not swap(cell, used, used + charged):
+        used = load(cell, RELAXED)
+        if not is_same_from(copy, used):
+            return False
     for action in range(3):
         tally[TALLY_ENTRIES + action] += copy.entries[action]
-    tally[TALLY_CHARGED] = plus(tally[TALLY_CHARGED], copy.used - copy.before)
+    tally[TALLY_CHARGED] = plus(tally[TALLY_CHARGED], charged)
     tally[TALLY_DROPPED] = plus(tally[TALLY_DROPPED], copy.dropped)
     return True
 

@@ -688,6 +688,29 @@ def test_a_crowd_waits_for_a_turn_while_others_leave_and_is_sent_away_when_nobod
     assert turns.inside == 0
 
 
+def test_whoever_leaves_does_not_come_in_again_before_those_who_wait(monkeypatch):
+    monkeypatch.setattr(turnstile, "WAIT_S", 20.0)
+    monkeypatch.setattr(turnstile, "STILL_S", 20.0)
+    turns = turnstile.Turnstile(1)
+    order: list[str] = []
+
+    def come(name: str) -> None:
+        with turns:
+            order.append(name)
+
+    names = ["first", "second", "third"]
+    threads = [threading.Thread(target=come, args=[name]) for name in names]
+    with turns:
+        for n, thread in enumerate(threads, 1):
+            thread.start()
+            wait_until(lambda n=n: len(turns._waiting) == n, "it waits")
+    come("again")
+    for thread in threads:
+        thread.join()
+    assert order == [*names, "again"]
+    assert turns.inside == 0
+
+
 # the API
 
 

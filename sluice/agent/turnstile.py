@@ -6,6 +6,7 @@ let in than there are, so that probes and metrics are always answered.
 
 import threading
 import time
+from collections import deque
 
 from sluice import errors
 
@@ -29,27 +30,43 @@ class Turnstile:
         self.places = places
         self.inside = 0
         self._moved_at = 0.0
-        self._left = threading.Condition()
+        self._lock = threading.Lock()
+        # One lock for each who waits, in the order in which they came; open: the place is theirs.
+        self._waiting: deque[threading.Lock] = deque()
 
     def __enter__(self) -> None:
-        with self._left:
-            if self.inside >= self.places:
-                self._wait()
-            self.inside += 1
-            self._moved_at = time.monotonic()
+        with self._lock:
+            if self.inside < self.places:
+                self.inside += 1
+                self._moved_at = time.monotonic()
+                return
+            mine = threading.Lock()
+            mine.acquire()
+            self._waiting.append(mine)
+        self._wait(mine)
 
     def __exit__(self, *_: object) -> None:
-        with self._left:
-            self.inside -= 1
+        with self._lock:
             self._moved_at = time.monotonic()
-            self._left.notify()
+            if self._waiting:
+                # From hand to hand: the one who leaves comes again at once, and would be faster.
+                self._waiting.popleft().release()
+            else:
+                self.inside -= 1
 
-    def _wait(self) -> None:
+    def _wait(self, mine: threading.Lock) -> None:
         began = time.monotonic()
-        while self.inside >= self.places:
+        while True:
             left = min(began + WAIT_S, self._moved_at + STILL_S) - time.monotonic()
-            if left <= 0:
+            if mine.acquire(timeout=max(0.0, left)):
+                return
+            if left > 0:
+                # Somebody may have moved meanwhile.
+                continue
+            with self._lock:
+                if mine.acquire(blocking=False):
+                    return
+                self._waiting.remove(mine)
                 raise errors.Unavailable(
                     f"{self.inside} requests are being handled, at most {self.places} are let in"
                 )
-            self._left.wait(left)
