@@ -49,6 +49,8 @@ cdef enum:
 cdef enum:
     # Entries that one swap decides; bounds what a lost race costs, and the sums below.
     RUN_MAX = 4096
+    # Entries that are looked at together where they may all fit, or none.
+    BLOCK = 32
 
 
 cdef inline int64_t plus(int64_t a, int64_t b) noexcept nogil:
@@ -66,31 +68,77 @@ cdef inline int verdict(int64_t soft, int64_t hard, int64_t used, int64_t n) noe
     return <int>(n > soft - used) + <int>(n > hard - used)
 
 
-cdef inline int64_t charged_after(
-    const int64_t *rule, int64_t used, const int64_t *size, int64_t n, uint8_t *action_out,
-    int64_t *tally_out
+cdef inline bint is_any_within(const int64_t *size, int64_t n, int64_t room) noexcept nogil:
+    """Whether any of `size` is at most `room` (>= -1); without a branch, so that it vectorises."""
+    cdef int64_t signs = 0
+    cdef int64_t i
+    for i in range(n):
+        signs |= size[i] - room - 1
+    return signs < 0
+
+
+cdef inline int64_t fitting(
+    const int64_t *size, int64_t n, bint is_summable, int64_t limit, int64_t *used
 ) noexcept nogil:
-    """Judge entries one after another from `used` on; returns what is used after the last."""
+    """How many entries from the first on stay within `limit`; `used` moves behind them."""
+    cdef int64_t i = 0
+    cdef int64_t total, k
+    while is_summable and i + BLOCK <= n:
+        total = 0
+        for k in range(BLOCK):
+            total += size[i + k]
+        if total > limit - used[0]:
+            break
+        used[0] += total
+        i += BLOCK
+    while i < n and size[i] <= limit - used[0]:
+        used[0] += size[i]
+        i += 1
+    return i
+
+
+cdef inline int64_t charged_after(
+    const int64_t *rule, int64_t used, const int64_t *size, int64_t n, int64_t total,
+    uint8_t *action_out, int64_t *tally_out
+) noexcept nogil:
+    """Judge entries one after another from `used` on; returns what is used after the last.
+
+    `total` is the sum of their sizes, or -1 if that may overflow.
+    """
     # Copies, for a store through a byte pointer makes the compiler read the rule again.
     cdef int64_t soft = rule[RULE_SOFT]
     cdef int64_t hard = rule[RULE_HARD]
     cdef int64_t before = used
-    cdef int64_t dropped = 0
-    cdef int64_t throttled = 0
-    cdef int64_t dropped_bytes = 0
-    cdef int64_t i
+    cdef int64_t allowed, throttled, dropped_bytes, i, end
     cdef int action
-    for i in range(n):
-        action = verdict(soft, hard, used, size[i])
-        action_out[i] = action
-        used += size[i] if action != DROP else 0
-        if action == DROP:
-            dropped_bytes = plus(dropped_bytes, size[i])
-        dropped += action == DROP
-        throttled += action == THROTTLE
-    tally_out[TALLY_ENTRIES + ALLOW] = n - throttled - dropped
+    i = allowed = fitting(size, n, total >= 0, soft, &used)
+    # The first of these crosses the soft threshold, so none behind it is below.
+    i += fitting(size + i, n - i, total >= 0, hard, &used)
+    throttled = i - allowed
+    memset(action_out, ALLOW, allowed)
+    memset(action_out + allowed, THROTTLE, throttled)
+    # One did not fit. Smaller ones may, but not often.
+    while i < n:
+        end = min(n, i + BLOCK)
+        if not is_any_within(size + i, end - i, hard - used):
+            memset(action_out + i, DROP, end - i)
+            i = end
+        while i < end:
+            action = verdict(soft, hard, used, size[i])
+            action_out[i] = action
+            used += size[i] if action != DROP else 0
+            allowed += action == ALLOW
+            throttled += action == THROTTLE
+            i += 1
+    dropped_bytes = total - (used - before)
+    if total < 0:
+        dropped_bytes = 0
+        for i in range(n):
+            if action_out[i] == DROP:
+                dropped_bytes = plus(dropped_bytes, size[i])
+    tally_out[TALLY_ENTRIES + ALLOW] = allowed
     tally_out[TALLY_ENTRIES + THROTTLE] = throttled
-    tally_out[TALLY_ENTRIES + DROP] = dropped
+    tally_out[TALLY_ENTRIES + DROP] = n - allowed - throttled
     tally_out[TALLY_CHARGED] = used - before
     tally_out[TALLY_DROPPED] = dropped_bytes
     return used
@@ -117,15 +165,6 @@ cdef inline int64_t dry_after(
     return used
 
 
-cdef inline bint is_any_within(const int64_t *size, int64_t n, int64_t room) noexcept nogil:
-    """Whether any of `size` is at most `room` (>= -1); without a branch, so that it vectorises."""
-    cdef int64_t signs = 0
-    cdef int64_t i
-    for i in range(n):
-        signs |= size[i] - room - 1
-    return signs < 0
-
-
 cdef inline int whole_run(
     const int64_t *rule, int64_t used, const int64_t *size, int64_t n, int64_t total
 ) noexcept nogil:
@@ -147,22 +186,13 @@ cdef inline int whole_run(
     return -1
 
 
-cdef inline int64_t allowed_of(const int64_t *size, int64_t room) noexcept nogil:
-    """How many entries stay within `room`, of a run that does not as a whole."""
-    cdef int64_t i = 0
-    while size[i] <= room:
-        room -= size[i]
-        i += 1
-    return i
-
-
 cdef inline void charge_run(
     int64_t *cell, const int64_t *rule, const int64_t *size, int64_t n, int64_t total,
     uint8_t *action_out, int64_t *tally_out
 ) noexcept nogil:
     """Charge a run of one team's entries, RUN_MAX at the most, and add it to the team's tally."""
     cdef int64_t tally[8]
-    cdef int64_t used, after, allowed
+    cdef int64_t used, after
     cdef int action, column
     while True:
         used = load(cell, RELAXED)
@@ -172,19 +202,10 @@ cdef inline void charge_run(
             tally[TALLY_ENTRIES + action] = n
             tally[TALLY_DROPPED if action == DROP else TALLY_CHARGED] = total
             after = used + tally[TALLY_CHARGED]
-        elif 0 <= total <= rule[RULE_HARD] - used and not rule[RULE_DRY]:
-            # It enters the band, and stays there.
-            allowed = allowed_of(size, rule[RULE_SOFT] - used)
-            memset(action_out, ALLOW, allowed)
-            memset(action_out + allowed, THROTTLE, n - allowed)
-            tally[TALLY_ENTRIES + ALLOW] = allowed
-            tally[TALLY_ENTRIES + THROTTLE] = n - allowed
-            tally[TALLY_CHARGED] = total
-            after = used + total
         elif rule[RULE_DRY]:
             after = dry_after(rule, used, size, n, action_out, tally)
         else:
-            after = charged_after(rule, used, size, n, action_out, tally)
+            after = charged_after(rule, used, size, n, total, action_out, tally)
         if after == used or swap(cell, used, after):
             break
     if action >= 0:
