@@ -73,7 +73,7 @@ cdef inline bint is_any_within(const int64_t *size, int64_t n, int64_t room) noe
     cdef int64_t signs = 0
     cdef int64_t i
     for i in range(n):
-        signs |= size[i] - room - 1
+        signs |= size[i] - (room + 1)
     return signs < 0
 
 
@@ -120,7 +120,7 @@ cdef inline int64_t charged_after(
     # One did not fit. Smaller ones may, but not often.
     while i < n:
         end = min(n, i + BLOCK)
-        if not is_any_within(size + i, end - i, hard - used):
+        if not is_any_within(size + i, end - i, max(hard - used, <int64_t>-1)):
             memset(action_out + i, DROP, end - i)
             i = end
         while i < end:
