@@ -27,7 +27,8 @@ def scan_push(body: Buffer, stream_out: _Int64s, entry_out: _Int64s) -> tuple[in
         written: call again with room for what is returned.
 
     Raises:
-        BadPush: names the byte and what is wrong there. What was written means nothing.
+        BadPush: names stream and entry (counted from 0), the byte, and what is wrong there. What
+            was written means nothing.
 
     Threads: any number, each with its own outputs. Runs without the GIL, but for small bodies.
     """

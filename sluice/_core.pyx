@@ -52,7 +52,12 @@ cdef refuse(int code, Found *found):
         words = f"length {found.need} exceeds the {found.left} bytes left"
     else:
         words = WORDS[code]
-    raise errors.BadPush(f"byte {found.at}: {words}")
+    place = f"byte {found.at}"
+    if found.in_entry >= 0:
+        place = f"entry {found.in_entry}, {place}"
+    if found.in_stream >= 0:
+        place = f"stream {found.in_stream}, {place}"
+    raise errors.BadPush(f"{place}: {words}")
 
 
 cdef Found room(int64_t[:, ::1] stream_out, int64_t[:, ::1] entry_out) except *:
@@ -63,6 +68,7 @@ cdef Found room(int64_t[:, ::1] stream_out, int64_t[:, ::1] entry_out) except *:
             f"rows of {stream_out.shape[1]} and {entry_out.shape[1]} columns,"
             f" not {STREAM_COLUMNS} and {ENTRY_COLUMNS}")
     memset(&found, 0, sizeof(Found))
+    found.in_stream = found.in_entry = -1
     found.stream_room = stream_out.shape[0]
     found.entry_room = entry_out.shape[0]
     found.stream = &stream_out[0, 0] if found.stream_room else NULL

@@ -203,7 +203,10 @@ cdef inline void scan_entries(Json *c, Found *found, int64_t *row) noexcept nogi
         at = c.at
         found.is_mixed |= c.legacy and before > 0
         if c.legacy or not take_null(c):
+            found.in_entry = i - 1
             size = scan_entry(c, part)
+            if c.code == OK:
+                found.in_entry = -1
             add_entry(found, at, c.at, size)
             row[STREAM_COUNT] += 1
             row[STREAM_SIZE] += size
@@ -271,6 +274,8 @@ cdef inline void scan_streams(Json *c, Found *found) noexcept nogil:
         while more(c, c']', found.streams):
             found.is_mixed |= c.legacy and c.earlier > 0
             scan_stream(c, found)
+            if c.code == OK:
+                found.in_stream = -1
     c.earlier = max(c.earlier, found.streams) if found.streams else 0
 
 

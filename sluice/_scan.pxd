@@ -48,6 +48,8 @@ cdef struct Found:
     int64_t entries
     bint is_mixed          # JSON: a second list under one key, which Loki mixes with the first
     int64_t at             # after an error: the offset of the culprit
+    int64_t in_stream      # and the stream and the entry that were being read, or -1
+    int64_t in_entry
     uint64_t need          # after TRUNCATED: the length that was declared
     uint64_t left          # after TRUNCATED: the bytes that were left
 
@@ -57,6 +59,7 @@ cdef inline int64_t *open_stream(Found *found) noexcept nogil:
     cdef int64_t *row = NULL
     if found.streams < found.stream_room:
         row = found.stream + found.streams * STREAM_COLUMNS
+    found.in_stream = found.streams
     found.streams += 1
     return row
 

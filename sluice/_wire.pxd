@@ -131,12 +131,14 @@ cdef inline int read_stream(
         code = read_tag(&c, &field, &wire_type)
         if code == OK:
             if field == 2:
+                found.in_entry = found.entries - first
                 code = read_bytes(&c, wire_type, &entry)
                 if code == OK:
                     code = read_entry(entry, &c, &time, &line, &size)
                 if code == OK:
                     add_entry(found, start - body, c.at - body, size)
                     total += size
+                    found.in_entry = -1
             elif field == 1:
                 code = read_bytes(&c, wire_type, &labels)
             elif field == 3:
@@ -170,6 +172,7 @@ cdef inline int scan_push(Found *found, const uint8_t *body, int64_t n) noexcept
         code = read_tag(&c, &field, &wire_type)
         if code == OK:
             if field == 1:
+                found.in_stream = found.streams
                 code = read_bytes(&c, wire_type, &message)
                 if code == OK:
                     row = open_stream(found)
@@ -177,6 +180,8 @@ cdef inline int scan_push(Found *found, const uint8_t *body, int64_t n) noexcept
                     if code == OK and row != NULL:
                         row[STREAM_AT] = start - body
                         row[STREAM_END] = c.at - body
+                    if code == OK:
+                        found.in_stream = -1
             elif field == 2:
                 code = read_bytes(&c, wire_type, &message)
             else:

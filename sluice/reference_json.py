@@ -65,6 +65,12 @@ def is_utf8(text: bytes) -> bool:
     return True
 
 
+def place(stream: int, entry: int) -> str:
+    """Where in a push an error is; -1 for none."""
+    where = f"stream {stream}, " if stream >= 0 else ""
+    return where + (f"entry {entry}, " if entry >= 0 else "")
+
+
 class Reader:
     """A place in a JSON body, and the streams and entries found before it."""
 
@@ -76,11 +82,13 @@ class Reader:
         self.earlier: list[list[int]] = []
         self.entry: list[tuple[int, int, int]] = []
         self.is_mixed = False
+        self.in_stream = self.in_entry = -1
 
     # tokens
 
     def refuse(self, code: int) -> NoReturn:
-        raise errors.BadPush(f"byte {self.at}: {WORDS[code]}")
+        where = place(self.in_stream, self.in_entry)
+        raise errors.BadPush(f"{where}byte {self.at}: {WORDS[code]}")
 
     def malformed(self) -> NoReturn:
         self.refuse(BAD_JSON if self.peek() else UNFINISHED)
@@ -316,12 +324,14 @@ class Reader:
             self.read_string(Grammar.GREEDY)
             return
         self.take_open(b"[")
-        for _ in self.items(b"]"):
+        for i in self.items(b"]"):
             self.is_mixed |= self.legacy and before > 0
             self.peek()
             at = self.at
             if self.legacy or not self.take_null():
+                self.in_entry = i
                 size, _ = self.scan_entry()
+                self.in_entry = -1
                 self.entry.append((at, self.at, size))
                 row[6] += 1
                 row[7] += size
@@ -345,6 +355,7 @@ class Reader:
         if i < len(self.earlier) and not self.legacy:
             row = self.earlier[i]
         self.stream.append(row)
+        self.in_stream = i
         self.peek()
         row[0] = row[2] = self.at
         if not (self.legacy and self.take_null()):
@@ -358,6 +369,7 @@ class Reader:
                 else:
                     self.skip_value()
         row[1] = self.at
+        self.in_stream = -1
 
     def scan_streams(self) -> None:
         """A list of streams; null or an empty list forgets the lists before it."""

@@ -153,13 +153,28 @@ def check_room(stream_out: Rows, entry_out: Rows) -> None:
 
 def scan_push(body: bytes, stream_out: Rows, entry_out: Rows) -> tuple[int, int]:
     check_room(stream_out, entry_out)
-    body = bytes(body)
     streams: list[list[int]] = []
     entries: list[list[int]] = []
+    open_in = [-1, -1]
+    try:
+        scan_streams(bytes(body), streams, entries, open_in)
+    except errors.BadPush as error:
+        raise errors.BadPush(reference_json.place(*open_in) + error.message) from None
+    for out, rows in ((stream_out, streams), (entry_out, entries)):
+        for i, row in enumerate(rows[: len(out)]):
+            out[i][:] = row
+    return len(streams), len(entries)
+
+
+def scan_streams(
+    body: bytes, streams: list[list[int]], entries: list[list[int]], open_in: list[int]
+) -> None:
+    """Fill the rows; `open_in` says which stream and entry of it are being read."""
     for top, tag_at, field, wire_type in fields(body, 0, len(body)):
         if field == 2:
             top.span(wire_type)
         elif field == 1:
+            open_in[0] = len(streams)
             at, end = top.span(wire_type)
             first = len(entries)
             labels = (0, 0)
@@ -167,8 +182,10 @@ def scan_push(body: bytes, stream_out: Rows, entry_out: Rows) -> tuple[int, int]
                 if inner == 1:
                     labels = c.span(inner_type)
                 elif inner == 2:
+                    open_in[1] = len(entries) - first
                     span = c.span(inner_type)
                     entries.append([start, c.at, read_entry(body, *span)[2]])
+                    open_in[1] = -1
                 elif inner == 3:
                     if inner_type != VARINT:
                         raise c.refuse(BAD_TYPE)
@@ -178,12 +195,9 @@ def scan_push(body: bytes, stream_out: Rows, entry_out: Rows) -> tuple[int, int]
             own = entries[first:]
             total = sum(entry[2] for entry in own)
             streams.append([tag_at, end, at, *labels, first, len(own), total])
+            open_in[0] = -1
         else:
             top.skip(wire_type)
-    for out, rows in ((stream_out, streams), (entry_out, entries)):
-        for i, row in enumerate(rows[: len(out)]):
-            out[i][:] = row
-    return len(streams), len(entries)
 
 
 # hash: what decides on an entry in the throttle band

@@ -688,7 +688,24 @@ def test_a_body_that_loki_cannot_read_is_refused_at_its_byte(
     for before in (b"", push(stream(b"l", entry(b"line")))):
         with pytest.raises(errors.BadPush) as refusal:
             twins.scan(core, before + body)
-        assert str(refusal.value) == f"byte {len(before) + at}: {words}"
+        assert twins.unplaced(str(refusal.value)) == f"byte {len(before) + at}: {words}"
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        (b"\x0a", "stream 2, "),
+        (b"\x12\x05", ""),
+        (push(b"\x0a\x05abc"), "stream 2, "),
+        (push(b"\x12\x05abc"), "stream 2, entry 0, "),
+        (push(sized(2, b"") * 2 + sized(2, tag(2, 0) + b"\x00")), "stream 2, entry 2, "),
+        (push(sized(2, b"") + tag(3, 2) + b"\x00"), "stream 2, "),
+    ],
+)
+def test_a_refusal_names_stream_and_entry(core: ModuleType, body: bytes, place: str) -> None:
+    before = push(stream(b"l", entry(b"one"), entry(b"two"))) + push(stream(b"l", entry(b"three")))
+    with pytest.raises(errors.BadPush, match=rf"^{place}byte \d+: "):
+        twins.scan(core, before + body)
 
 
 def test_rows_beyond_the_room_are_counted_and_not_written(core: ModuleType) -> None:

@@ -173,7 +173,9 @@ def test_groups_that_never_end_are_refused_where_the_body_ends(before: bytes) ->
     body = before + tag(5, GROUP) * DEEP
     with pytest.raises(errors.BadPush) as refusal:
         twins.scan(_core, body)
-    assert str(refusal.value) == f"byte {len(body)}: length 1 exceeds the 0 bytes left"
+    assert (
+        twins.unplaced(str(refusal.value)) == f"byte {len(body)}: length 1 exceeds the 0 bytes left"
+    )
 
 
 def test_a_million_empty_messages_are_rows() -> None:

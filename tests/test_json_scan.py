@@ -368,7 +368,7 @@ ESCAPE = "an escape sequence that Loki refuses"
 def test_malformed_bodies_are_refused_with_the_place(
     core: ModuleType, body: bytes, at: int, words: str, dialect: bool
 ) -> None:
-    assert outcome(core, body, dialect) == f"byte {at}: {words}"
+    assert twins.unplaced(outcome(core, body, dialect)) == f"byte {at}: {words}"
 
 
 @pytest.mark.parametrize(
@@ -391,7 +391,7 @@ def test_malformed_bodies_are_refused_with_the_place(
 def test_v1_bodies_of_another_shape_are_refused_with_the_place(
     core: ModuleType, body: bytes, at: int, words: str
 ) -> None:
-    assert outcome(core, body, V1) == f"byte {at}: {words}"
+    assert twins.unplaced(outcome(core, body, V1)) == f"byte {at}: {words}"
 
 
 @pytest.mark.parametrize(
@@ -408,7 +408,27 @@ def test_v1_bodies_of_another_shape_are_refused_with_the_place(
 def test_legacy_bodies_of_another_shape_are_refused_with_the_place(
     core: ModuleType, body: bytes, at: int, words: str
 ) -> None:
-    assert outcome(core, body, LEGACY) == f"byte {at}: {words}"
+    assert twins.unplaced(outcome(core, body, LEGACY)) == f"byte {at}: {words}"
+
+
+@pytest.mark.parametrize(
+    ("rest", "place"),
+    [
+        (b'{"labels":"x","entries":[{"line":"a"},{"line":"b"},{"line":7}]}]}', "stream 1, entry 2"),
+        (b'{"labels":"x","entries":[{"line":"a"},7]}]}', "stream 1, entry 1"),
+        (b'{"labels":"x","entries":[{"line":"a"}7]}]}', "stream 1"),
+        (b'{"labels":7}]}', "stream 1"),
+        (b'{"labels":"x"}7]}', ""),
+    ],
+)
+def test_a_refusal_names_stream_and_entry(core: ModuleType, rest: bytes, place: str) -> None:
+    first = b'{"streams":[{"labels":"x","entries":[{"line":"a"},{"line":"b"}]},'
+    at = len(first) + rest.index(b"7")
+    assert outcome(core, first + rest, LEGACY).startswith(f"{place}, byte {at}: ".lstrip(", "))
+
+
+def test_a_refusal_counts_entries_that_are_null(core: ModuleType) -> None:
+    assert outcome(core, v1(b'null,["1",7]'), V1).startswith("stream 0, entry 1, byte ")
 
 
 @pytest.mark.parametrize(("opener", "closer"), [(b"[", b"]"), (b'{"a":', b"}")])
@@ -419,7 +439,9 @@ def test_nesting_ends_at_ten_thousand_and_the_stack_does_not(
     assert sizes(core, deepest, V1) == [[]]
     deeper = b'{"x":' + opener * 10_001
     at = 5 + 10_000 * len(opener)
-    assert outcome(core, deeper, V1) == f"byte {at}: nested deeper than 10000 levels"
+    assert (
+        twins.unplaced(outcome(core, deeper, V1)) == f"byte {at}: nested deeper than 10000 levels"
+    )
     assert outcome(core, b'{"x":' + opener * 1_000_000, V1) == outcome(core, deeper, V1)
 
 

@@ -4,6 +4,7 @@ What goes into the compiled core lies in blocks of exactly its own size: so Addr
 sees an overread of one byte. The reference gets lists of Python integers, which never overflow.
 """
 
+import re
 from array import array
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -173,3 +174,8 @@ def outcome_of(call: Callable[[], Any]) -> Any:
         return call()
     except (errors.SluiceError, ValueError, IndexError) as refusal:
         return type(refusal), str(refusal)
+
+
+def unplaced(refusal: str) -> str:
+    """A refusal's text without the stream and the entry in front of the byte."""
+    return re.sub(r"^(stream \d+, )?(entry \d+, )?", "", refusal)
