@@ -5,7 +5,7 @@ Grouped batches go run by run: one swap a run. Where teams change with almost ev
 swap each would cost more than all the rest (9 ns of 11 here), so a chunk is judged on private
 copies of its teams' counters, and one swap per team says whether the copy was still true. Where
 another thread was faster, the verdicts stand if they are the same from its counter on; else the
-entries of that team are judged again, one by one.
+entries of that team are judged again, in small blocks, and only where that fails one by one.
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.stdlib cimport calloc, free
@@ -20,14 +20,16 @@ cdef enum:
     PROBE = 64             # runs between two looks at how long they are
     SHORT = 8              # entries a run, below which a chunk goes team by team
     CHUNK = 262144         # entries of such a chunk: 26 a swap with 10 000 teams
+    BLOCK = 2048           # entries that are judged again at a time, where a race was lost
     LOST = -1
+    DRY = -2
 
 cdef struct Copy:
     int64_t used
     int64_t soft
     int64_t hard
     int64_t before         # the counter as it was read
-    int64_t chunk          # the chunk it was read for, or LOST
+    int64_t chunk          # the chunk it was read for; negative: LOST, DRY, or the block's
     int64_t entries[3]     # of that chunk, by action
     int64_t dropped        # their bytes
 
@@ -93,7 +95,7 @@ cdef inline void read_copy(Batch *b, int32_t team, Copy *copy, int64_t chunk) no
     copy.soft = rule[RULE_SOFT]
     copy.hard = rule[RULE_HARD]
     # A dry run counts more than a copy has words for: its entries go one by one.
-    copy.chunk = LOST if rule[RULE_DRY] else chunk
+    copy.chunk = DRY if rule[RULE_DRY] else chunk
     copy.entries[0] = copy.entries[1] = copy.entries[2] = copy.dropped = 0
 
 
@@ -125,6 +127,49 @@ cdef inline bint keep_copy(Batch *b, int32_t team, const Copy *copy) noexcept no
     return True
 
 
+cdef inline void judge_by_copy(Batch *b, Copy *copy, int64_t i) noexcept nogil:
+    cdef int action = verdict(copy.soft, copy.hard, copy.used, b.size[i])
+    b.action_out[i] = action
+    copy.entries[action] += 1
+    if action == DROP:
+        copy.dropped = plus(copy.dropped, b.size[i])
+    else:
+        copy.used += b.size[i]
+
+
+cdef inline void evaluate_lost(Batch *b, int64_t at, int64_t end, Copy *copies) noexcept nogil:
+    """Judge a block's entries of teams whose copy was lost: by new copies, else one by one."""
+    cdef int32_t seen[BLOCK]
+    cdef int64_t mark = -end - 2
+    cdef int64_t teams = 0
+    cdef bint is_lost = False
+    cdef int64_t i
+    cdef Copy *copy
+    for i in range(at, end):
+        if b.team[i] < 0:
+            continue
+        copy = copies + b.team[i]
+        if copy.chunk >= 0:
+            continue
+        if copy.chunk != mark and copy.chunk != DRY:
+            read_copy(b, b.team[i], copy, mark)
+            seen[teams] = b.team[i]
+            teams += 1
+        if copy.chunk == DRY:
+            charge(b, i, 1)
+        else:
+            judge_by_copy(b, copy, i)
+    for i in range(teams):
+        copy = copies + seen[i]
+        if copy.chunk == mark and not keep_copy(b, seen[i], copy):
+            copy.chunk = LOST
+            is_lost = True
+    if is_lost:
+        for i in range(at, end):
+            if b.team[i] >= 0 and copies[b.team[i]].chunk == LOST:
+                charge(b, i, 1)
+
+
 cdef inline int64_t evaluate_chunk(
     Batch *b, int64_t at, Copy *copies, int32_t *seen
 ) noexcept nogil:
@@ -134,7 +179,6 @@ cdef inline int64_t evaluate_chunk(
     cdef bint is_lost = False
     cdef int64_t i
     cdef int32_t team
-    cdef int action
     cdef Copy *copy
     for i in range(at, end):
         team = b.team[i]
@@ -143,30 +187,21 @@ cdef inline int64_t evaluate_chunk(
             continue
         copy = copies + team
         # Chunks are told apart by their end, which is never 0.
-        if copy.chunk != end:
-            if copy.chunk == LOST:
-                continue
+        if copy.chunk != end and copy.chunk != DRY:
             read_copy(b, team, copy, end)
             seen[teams] = team
             teams += 1
-            if copy.chunk == LOST:
-                continue
-        action = verdict(copy.soft, copy.hard, copy.used, b.size[i])
-        b.action_out[i] = action
-        copy.entries[action] += 1
-        if action == DROP:
-            copy.dropped = plus(copy.dropped, b.size[i])
-        else:
-            copy.used += b.size[i]
+        if copy.chunk != DRY:
+            judge_by_copy(b, copy, i)
     for i in range(teams):
         copy = copies + seen[i]
-        if copy.chunk == LOST or not keep_copy(b, seen[i], copy):
-            copy.chunk = LOST
+        if copy.chunk == DRY or not keep_copy(b, seen[i], copy):
+            copy.chunk = min(copy.chunk, <int64_t>LOST)
             is_lost = True
     if is_lost:
-        for i in range(at, end):
-            if b.team[i] >= 0 and copies[b.team[i]].chunk == LOST:
-                charge(b, i, 1)
+        while at < end:
+            evaluate_lost(b, at, min(end, at + BLOCK), copies)
+            at += BLOCK
         for i in range(teams):
             copies[seen[i]].chunk = 0
     return end

@@ -104,11 +104,12 @@ class PushHandler:
         body = read_body(environ, self._max_body)
         dialect = loki.dialect_of(environ.get("CONTENT_TYPE") or None, path)
         encoding = environ.get("HTTP_CONTENT_ENCODING", "")
+        # Before anything is reserved: from there on, whatever is raised must give it back.
+        headers = forwarded_headers(environ)
         judged = self._gate.push(body, encoding, now=self._clock(), dialect=dialect)
         if judged.body is None:
             judged.commit()
             return upstream.Reply(204)
-        headers = forwarded_headers(environ)
         if judged.encoding:
             headers["Content-Encoding"] = judged.encoding
         return self._forward(judged, judged.body, path, headers)
