@@ -1,7 +1,8 @@
 """The compiled core: ints and bytes in, ints out. No names, no clock, no settings, no state.
 
 The doors check what they are given, drop the GIL once, and turn codes into exceptions; the
-work is done by the leaves in the .pxd files. reference.py says the same in plain Python.
+work is done by the leaves in the .pxd files. reference.py says the same in plain Python. Only
+assign() works on a Python object, a dict that is lent to it, and keeps the GIL.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.dict cimport PyDict_GetItem

@@ -161,6 +161,45 @@ def test_an_upstream_that_stops_reading_is_given_up_in_time():
         assert time.monotonic() - began < 2
 
 
+@contextlib.contextmanager
+def full_house() -> Iterator[int]:
+    """The port of a server that has no place in its queue: who connects waits."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        queued = []
+        for _ in range(4):
+            sock = socket.socket()
+            sock.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                sock.connect(listener.getsockname())
+            queued.append(sock)
+        yield listener.getsockname()[1]
+        for sock in queued:
+            sock.close()
+
+
+def addresses(monkeypatch: pytest.MonkeyPatch, *found: tuple[str, int]) -> Upstream:
+    """A sender to a host that has these addresses."""
+    tcp = (socket.AF_INET, socket.SOCK_STREAM, 0, "")
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(*tcp, one) for one in found])
+    return Upstream("http://loki.example", timeout=0.4)
+
+
+def test_an_address_that_refuses_is_passed_over(monkeypatch):
+    with scripted([[PLAIN]]) as server:
+        sender = addresses(monkeypatch, ("127.0.0.1", 9), ("127.0.0.1", server.port))
+        assert sender.send(PUSH_PATH, b"one", TEXT) == Reply(204)
+        sender.close()
+
+
+def test_several_addresses_that_do_not_answer_have_one_deadline_between_them(monkeypatch):
+    with full_house() as port:
+        sender = addresses(monkeypatch, *[("127.0.0.1", port)] * 4)
+        began = time.monotonic()
+        with pytest.raises(errors.Unavailable, match=r"no answer within 0\.4 s"):
+            sender.send(PUSH_PATH, b"one", TEXT)
+        assert 0.3 < time.monotonic() - began < 1.4
+
+
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
     return trustme.CA()

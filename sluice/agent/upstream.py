@@ -51,7 +51,7 @@ class Connection:
 
     def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, deadline: float) -> None:
         self.deadline = deadline
-        sock = socket.create_connection((host, port), self.left())
+        sock = self._connect(host, port)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if tls is not None:
@@ -61,6 +61,22 @@ class Connection:
             sock.close()
             raise
         self.sock = sock
+
+    def _connect(self, host: str, port: int) -> socket.socket:
+        """A socket to the first address that answers; socket's own helper gives each the time."""
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        for i, (family, kind, protocol, _, address) in enumerate(found, 1):
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.settimeout(self.left())
+                sock.connect(address)
+            except OSError:
+                sock.close()
+                if i == len(found):
+                    raise
+            else:
+                return sock
+        raise OSError(f"{host} has no address")
 
     def left(self) -> float:
         """Seconds until the deadline."""
