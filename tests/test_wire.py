@@ -265,6 +265,22 @@ def test_a_declared_length_is_refused_before_memory_is_taken(peak):
     assert scratch.room(0) == b""
 
 
+def test_a_snappy_body_that_declares_what_it_cannot_hold_is_refused_before_allocation(peak):
+    scratch = loki.Scratch()
+    with pytest.raises(errors.BadPush, match=r"1004 bytes .* 2097152 decoded ones, .* 22088 of"):
+        decode(varint(2 * MIB) + bytes(1000), scratch=scratch)
+    assert loki.likely_size(varint(2 * MIB) + bytes(1000), "", Dialect.PROTOBUF) == 22 * 1004
+    assert peak() < MIB
+    assert scratch.room(0) == b""
+
+
+def test_the_best_that_snappy_can_do_is_taken():
+    # a literal of one byte, then copies of 64 with an offset of one
+    size = 1 + 64 * 10_000
+    block = varint(size) + b"\x00x" + b"\xfe\x01\x00" * 10_000
+    assert bytes(decode(block)) == b"x" * size
+
+
 def zstd_bomb(blocks: int) -> bytes:
     """Frames of 128 KiB in four bytes each, without a declared size."""
     block = (2**17 << 3 | 1 << 1).to_bytes(3, "little") + b"x"
