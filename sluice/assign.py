@@ -56,7 +56,7 @@ class Known:
         return None if text is None else labels.parse_metric(text)
 
     def _forget(self) -> None:
-        """Drop the older half. Replaces the dict, for other threads may be reading it."""
-        kept = list(self.owners.items())[len(self.owners) // 2 :]
-        self.owners = dict(kept)
-        self._bytes = sum(len(key) for key, _ in kept)
+        """Drop the older half, from the dict that pushes are being looked up in."""
+        for key in list(self.owners)[: len(self.owners) // 2]:
+            self.owners.pop(key, None)
+        self._bytes = sum(map(len, list(self.owners)))

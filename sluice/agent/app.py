@@ -68,14 +68,15 @@ def create_app(
 def call_reader(turns: turnstile.Turnstile, max_body: int) -> Callable[[], bytes]:
     """Reads the body of a call of evaluate, where there is a place.
 
-    Slow senders must not take the threads that are spared for probes. But a house full of pushes
-    that wait for upstream is no reason to refuse: one place is kept for calls.
+    Slow senders must not take the threads that are spared for probes, nor more than half of what
+    pushes need. But a house full of pushes that wait for upstream is no reason to refuse: one
+    place is kept for calls.
     """
+    calls = turnstile.Turnstile(max(1, turns.places // 2))
     kept = turnstile.Turnstile(1)
 
     def read() -> bytes:
-        places = turns if turns.inside < turns.places else kept
-        with places:
+        with calls, turns if turns.inside < turns.places else kept:
             return push.read_body(flask.request.environ, max_body)
 
     return read

@@ -63,16 +63,16 @@ class Connection:
         self.sock = sock
 
     def _connect(self, host: str, port: int) -> socket.socket:
-        """A socket to the first address that answers; socket's own helper gives each the time."""
+        """A socket to the first address that answers; each has its share of the time left."""
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        for i, (family, kind, protocol, _, address) in enumerate(found, 1):
+        for i, (family, kind, protocol, _, address) in enumerate(found):
             sock = socket.socket(family, kind, protocol)
             try:
-                sock.settimeout(self.left())
+                sock.settimeout(self.left() / (len(found) - i))
                 sock.connect(address)
             except OSError:
                 sock.close()
-                if i == len(found):
+                if i == len(found) - 1:
                     raise
             else:
                 return sock
@@ -119,8 +119,9 @@ class Connection:
         answer = http.client.HTTPResponse(Answer(self, received), method="POST")  # type: ignore[arg-type]
         answer.begin()
         text = answer.read(REPLY_MAX)
-        if answer.will_close or not answer.isclosed():
-            # The rest of a long text is not worth the wait.
+        if answer.status < 200 or answer.will_close or not answer.isclosed():
+            # What comes behind an interim answer must not be taken for the next push's; the rest
+            # of a long text is not worth the wait.
             self.close()
         return Reply(
             answer.status,
