@@ -29,10 +29,9 @@ MONTH_AT, MONTH_COLUMNS = DAY_AT + CELLS * DAY_COLUMNS, 3
 COLUMNS = 88
 
 COUNT_MAX = 2**63 - 1
-# Days and months, in this order wherever both come up.
-KINDS = ((DAY_AT, DAY_COLUMNS), (MONTH_AT, MONTH_COLUMNS))
-DAY, MONTH = 0, 1
-# The same for the core: first column, cells, columns of a cell, counters in it.
-KIND_TABLE = np.array(
+# Days and months, in this order wherever both come up: the first cell's column, cells, columns of a
+# cell, counters in it.
+KINDS = np.array(
     [(DAY_AT, CELLS, DAY_COLUMNS, COUNTS), (MONTH_AT, CELLS, MONTH_COLUMNS, 0)], np.int64
 )
+DAY, MONTH = 0, 1

@@ -40,7 +40,6 @@ from sluice.columns import (
     DAY,
     ENTERED,
     KEY,
-    KIND_TABLE,
     KINDS,
     MONTH,
     TOTALS,
@@ -150,8 +149,8 @@ class Ledger:
 
     def _cells(self, kind: int, row: int) -> Int64s:
         """A row's kept days or months: a view of CELLS rows."""
-        at, width = KINDS[kind]
-        return self._rows[row, at : at + CELLS * width].reshape(CELLS, width)
+        at, cells, width, _ = KINDS[kind].tolist()
+        return self._rows[row, at : at + cells * width].reshape(cells, width)
 
     @property
     def origin(self) -> str:
@@ -345,7 +344,7 @@ class Ledger:
         """Add to the counters of all time and of the share's windows."""
         self._changes += 1
         era = share.era
-        _core.book(self._rows, share.rows, totals, committed, KIND_TABLE, era.key, era.cell)
+        _core.book(self._rows, share.rows, totals, committed, KINDS, era.key, era.cell)
 
     # usage comes up
 

@@ -132,6 +132,7 @@ def mutated(rng: random.Random, body: bytes, other: bytes) -> bytes:
     return bytes(out)
 
 
+@settings(max_examples=200)
 @given(handmade.pushes(), handmade.pushes(), st.integers(0, 2**32))
 def test_a_mutated_push_is_rows_or_refused(body: bytes, other: bytes, seed: int) -> None:
     """However a push is mangled: rows that lie in it, or BadPush."""
