@@ -203,11 +203,13 @@ def _match_labels(spec: fields.Section) -> tuple[tuple[str, str], ...]:
     selector = spec.section("selector")
     selector.only(("matchLabels",))
     labels = selector.section("matchLabels")
-    count = len(labels.values)
+    # The API server drops a null before it looks, here as everywhere.
+    given = {name: value for name, value in labels.values.items() if value is not None}
+    count = len(given)
     if count > MATCH_LABELS_MAX:
         raise errors.BadBudget(f"{count} labels, more than {MATCH_LABELS_MAX}", labels.path)
     pairs = []
-    for name, value in labels.values.items():
+    for name, value in given.items():
         shown = fields.shown(name)
         if not isinstance(name, str) or not isinstance(value, str):
             raise errors.BadBudget(f"{shown}: {fields.shown(value)} is not a string", labels.path)

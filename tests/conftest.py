@@ -1,12 +1,14 @@
 """Fixtures that several test files share; harness.py has the processes behind them."""
 
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+from cluster.harness import Cluster
 from harness import Loki, Sluice, Upstream, running, write_budgets
 from servers import build
 
@@ -14,36 +16,70 @@ from servers import build
 hypothesis.settings.register_profile("sluice", deadline=None)
 hypothesis.settings.load_profile("sluice")
 
-
-def find_loki() -> Path | None:
-    """The Loki that `make servers` built, or None."""
-    return build.loki() if build.loki().exists() else None
+# What a marker asks for.
+NEEDS = {"loki": "loki", "cluster": "kubernetes", "helm": "helm"}
 
 
-def need_loki() -> Path:
-    """The Loki that `make servers` built; without it the test is skipped, or fails."""
-    binary = find_loki()
-    if binary is not None:
-        return binary
+def find(name: str) -> Path | None:
+    """What `make servers` built of this source, a program or a folder of them, or None."""
+    return build.place(name) if build.stands(name) else None
+
+
+def need(name: str) -> Path:
+    """What `make servers` built of this source; without it the test is skipped, or fails."""
+    found = find(name)
+    if found is not None:
+        return found
     if os.environ.get("SLUICE_SERVERS_REQUIRED") == "1":
         pytest.fail(
-            "SLUICE_SERVERS_REQUIRED=1, but Loki was not built: make servers", pytrace=False
+            f"SLUICE_SERVERS_REQUIRED=1, but {name} was not built: make servers", pytrace=False
         )
     # The only place that skips for this reason: pytest then reports one line for all tests.
-    pytest.skip("no real Loki here; `make servers` builds it once, in about 6 minutes")
+    pytest.skip(f"no real {name} here; `make servers` builds it once, in {build.GO[name].cost}")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("loki"):
-        need_loki()
+    for mark, name in NEEDS.items():
+        if item.get_closest_marker(mark):
+            need(name)
 
 
 @pytest.fixture(scope="session")
 def loki(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loki]:
     """The real Loki, a `harness.Loki`, one for the whole run: tests use tenants of their own."""
-    server = Loki(tmp_path_factory.mktemp("loki"), need_loki())
+    server = Loki(tmp_path_factory.mktemp("loki"), need("loki"))
     with running(server):
         yield server
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A real API server with our CRDs, roles and policies, a `cluster.harness.Cluster`.
+
+    One for the whole run, for tests that leave it as it was: each makes namespaces and nodes of
+    its own.
+    """
+    server = Cluster(tmp_path_factory.mktemp("cluster"), need("kubernetes"))
+    try:
+        yield server.start().install()
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def fresh_cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """An API server of the test's own with nothing installed, to be restarted or filled."""
+    server = Cluster(tmp_path / "cluster", need("kubernetes"))
+    try:
+        yield server.start()
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> str:
+    """A namespace of the test's own on the shared API server."""
+    return cluster.namespace(f"test-{uuid.uuid4().hex[:12]}")
 
 
 @pytest.fixture

