@@ -1,5 +1,6 @@
 """The `sluice` command: reads settings, wires, runs."""
 
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,50 @@ def main() -> None:
 
 
 @main.command()
-@settings.with_options(settings.RUN_OPTIONS, settings.AGENT_OPTIONS)
+@settings.with_options(settings.RUN_OPTIONS, settings.SERVING_OPTIONS, settings.COMMON_OPTIONS)
 def run(**flags: Any) -> None:
     """Enforce budgets from files, in one process, without a cluster."""
-    options = settings.Run.from_flags(flags)
+    start("run", standalone, settings.Run.from_flags(flags))
+
+
+@main.command()
+@settings.with_options(
+    settings.LISTEN_OPTIONS,
+    settings.SERVING_OPTIONS,
+    settings.CLUSTER_OPTIONS,
+    settings.AGENT_OPTIONS,
+    settings.COMMON_OPTIONS,
+)
+def agent(**flags: Any) -> None:
+    """Enforce a cluster's budgets on one node: the DaemonSet's process."""
+    start("agent", on_cluster("sluice.agent.daemon"), settings.Agent.from_flags(flags))
+
+
+@main.command()
+@settings.with_options(
+    settings.LISTEN_OPTIONS,
+    settings.CLUSTER_OPTIONS,
+    settings.CONTROLLER_OPTIONS,
+    settings.COMMON_OPTIONS,
+)
+def controller(**flags: Any) -> None:
+    """Sum up what nodes report into the budgets' status: the Deployment's process."""
+    options = settings.Controller.from_flags(flags)
+    start("controller", on_cluster("sluice.controller.process"), options)
+
+
+def on_cluster(module: str) -> Any:
+    """A process that talks to the API server, loaded when it is wanted: its client is 40 MB."""
+    return importlib.import_module(module)
+
+
+def start(command: str, process: Any, options: Any) -> None:
+    """Run a process; a mistake of whoever started it is one line and exit code 2."""
     logs.set_up(options.log_format, options.log_level)
     try:
-        standalone.run(options, logs.config(options.log_format, options.log_level))
+        process.run(options, logs.config(options.log_format, options.log_level))
     except errors.SluiceError as error:
-        print(f"sluice run: {error.message}", file=sys.stderr)
+        print(f"sluice {command}: {error.message}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -54,37 +54,46 @@ class Gate:
     """Judges pushes and (namespace, size) pairs against budgets.
 
     Args:
-        budgets: what to enforce; replaced by load().
+        budgets: what to enforce; replaced by load(). None: not known yet, and nothing passes.
         ledger: where to count; None counts in memory.
         max_decoded: bytes that one push may decode to, else TooLarge.
         max_decoded_total: bytes that all pushes at work may decode to, else Unavailable.
         namespace_labels: the labels that may name a stream's namespace, first present first.
+        system_namespace: budgets come from a cluster, and only those in this namespace may govern
+            others; None: from a file, and each may.
     """
 
     def __init__(
         self,
-        budgets: Iterable[budget.Budget] = (),
+        budgets: Iterable[budget.Budget] | None = (),
         ledger: ledger.Ledger | None = None,
         *,
         max_decoded: int = 32 * MIB,
         max_decoded_total: int = 128 * MIB,
         namespace_labels: Sequence[str] = table.NAMESPACE_LABELS,
         drop_unbudgeted: bool = False,
+        system_namespace: str | None = None,
     ) -> None:
         self.ledger = new_ledger(drop_unbudgeted) if ledger is None else ledger
         self.apps = usage.Apps()
         self._max_decoded = max_decoded
         self._max_decoded_total = max_decoded_total
         self._namespace_labels = tuple(namespace_labels)
-        self._drop_unbudgeted = drop_unbudgeted
+        self._system_namespace = system_namespace
         self._lock = threading.Lock()
         self._decoding = 0
         self._idle: list[Scratch] = []
-        self.load(budgets)
+        if budgets is not None:
+            self.load(budgets)
 
     def load(self, budgets: Iterable[budget.Budget]) -> table.Table:
         """Enforce these budgets from the next push on; returns their table."""
-        new = table.Table(budgets, namespace_labels=self._namespace_labels)
+        new = table.Table(
+            budgets,
+            trusted=self._system_namespace is None,
+            system_namespace=self._system_namespace or table.SYSTEM_NAMESPACE,
+            namespace_labels=self._namespace_labels,
+        )
         self.ledger.load(new)
         self._known = assign.Known(self.ledger.rows(), self.apps)
         return new
@@ -125,7 +134,7 @@ class Gate:
             share = ledger.Share(rows, tally[rows, 3], rules.era)
             self.ledger.register(share)
             self.ledger.commit(share, judgement.batch_totals(tally[rows]))
-        if self._drop_unbudgeted:
+        if self.ledger.drop_unbudgeted:
             action[team < 0] = Action.DROP
         return action.view(np.int8)
 

@@ -25,7 +25,7 @@ microseconds, and during a reload or a rollover for milliseconds.
 
 import math
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -47,6 +47,14 @@ from sluice.columns import (
 
 Int64s = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
+
+# The soft and the hard bound on what this ledger may count for a budget in one window (DAY or
+# MONTH and its number). Called under the ledger's lock: it must be quick, and not call back.
+Room = Callable[[budget.Budget, int, int], tuple[int, int]]
+
+# What was counted, by window key, then by key of budget: [committed bytes], and of a day its COUNTS
+# outcome counts behind them.
+Counted = dict[str, dict[str, list[int]]]
 
 USED_MAX = 2**62
 # The row of what no budget governs.
@@ -110,24 +118,37 @@ class Usage:
     today: list[int]
 
 
+def alone(own: budget.Budget, kind: int, _window: int) -> tuple[int, int]:
+    """The room of a budget that nobody else counts for: its limits."""
+    limit = own.daily_limit if kind == DAY else own.monthly_limit
+    return (USED_MAX, USED_MAX) if limit is None else (policy.soft_limit(limit), limit)
+
+
 class Ledger:
     """Counters of all teams: charged by the core, settled here.
 
     Args:
         rows: where the numbers live; None keeps them in memory.
         drop_unbudgeted: drop what no budget governs, instead of letting it pass.
+        room: what this ledger may count of each budget; its limits, unless others count too.
 
     Attributes:
         used: int64 [rows], changed by the core's swaps.
         rules: the current Rules; replaced whole. None before the first load().
+        drop_unbudgeted: may be changed; heeded by the next load().
     """
 
     def __init__(
-        self, rows: ledger_file.FileRows | None = None, *, drop_unbudgeted: bool = False
+        self,
+        rows: ledger_file.FileRows | None = None,
+        *,
+        drop_unbudgeted: bool = False,
+        room: Room = alone,
     ) -> None:
         self._file = ledger_file.MemoryRows(COLUMNS) if rows is None else rows
         self._rows = self._file.rows
-        self._drop_unbudgeted = drop_unbudgeted
+        self.drop_unbudgeted = drop_unbudgeted
+        self._room = room
         self._lock = threading.Lock()
         n = ledger_file.ROWS
         self.used: Int64s = np.zeros(n, np.int64)
@@ -223,27 +244,39 @@ class Ledger:
         # A team that was resolved before its budget went away may pass, like any other without.
         rule[:] = (USED_MAX, USED_MAX, -1, 0)
         for row in self._zones:
-            self._write_rule(rule[row], row)
+            self._write_rule(rule[row], row, era)
         self.rules = Rules(budgets, row_of, rule, self.used[: len(rule)], era)
 
-    def _write_rule(self, rule: Int64s, row: int) -> None:
-        """Set a row's thresholds from its limits and marks."""
+    def _write_rule(self, rule: Int64s, row: int, era: Era) -> None:
+        """Set a row's thresholds from its room and its marks."""
         if row not in self._budgets:
-            bound = -1 if row == UNBUDGETED and self._drop_unbudgeted else USED_MAX
+            bound = -1 if row == UNBUDGETED and self.drop_unbudgeted else USED_MAX
             rule[:] = (bound, bound, -1, 0)
             return
         own = self._budgets[row]
-        limit, mark = own.daily_limit, int(self._mark[DAY, row])
-        soft, hard = policy.soft_limit(limit) + mark, limit + mark
-        if own.monthly_limit is not None:
-            limit, mark = own.monthly_limit, int(self._mark[MONTH, row])
-            soft, hard = min(soft, policy.soft_limit(limit) + mark), min(hard, limit + mark)
+        soft = hard = USED_MAX
+        for kind in (DAY, MONTH):
+            # A row that has entered no window yet has no mark either.
+            window_number = int(era.key[kind, row]) if row < era.key.shape[1] else 0
+            soft_room, hard_room = self._room(own, kind, window_number)
+            mark = int(self._mark[kind, row])
+            soft, hard = min(soft, soft_room + mark), min(hard, hard_room + mark)
         keep = policy.keep_below(own.sample_rate)
         # The hard one last: a thread that reads in between is stricter, not laxer.
         rule[2] = keep if keep < 2**63 else keep - 2**64
         rule[3] = own.dry_run
         rule[0] = max(-1, min(USED_MAX, soft))
         rule[1] = max(-1, min(USED_MAX, hard))
+
+    def redraw(self, keys: Iterable[str]) -> None:
+        """Set the thresholds of these budgets anew: the room for them has changed."""
+        with self._lock:
+            rules = self.rules
+            if rules is None:
+                return
+            for row in (self._file.names.get(key, -1) for key in keys):
+                if row in self._budgets:
+                    self._write_rule(rules.rule[row], row, rules.era)
 
     # windows turn
 
@@ -268,18 +301,23 @@ class Ledger:
         return Era(key, cell, start, end)
 
     def _cell_for(self, kind: int, row: int, key: int) -> int:
+        """The cell of a row's window `key`, which is being entered; returns its number."""
+        cell, cells = self._kept_cell(kind, row, key), self._cells(kind, row)
+        cells[cell, ENTERED] = 1 + cells[:, ENTERED].max()
+        return cell
+
+    def _kept_cell(self, kind: int, row: int, key: int) -> int:
         """Find or make the cell of a row's window `key`; returns its number."""
-        cells = self._cells(kind, row)
         cell = self._find(kind, row, key)
         if cell < 0:
             # The one entered longest ago. Emptied before it is named anew, so that a kill in
             # between leaves no window with another one's bytes.
+            cells = self._cells(kind, row)
             cell = int(cells[:, ENTERED].argmin())
             cells[cell, KEY] = 0
             cells[cell, ENTERED:] = 0
             cells[cell, KEY] = key
             self._used_in[kind, row, cell] = 0
-        cells[cell, ENTERED] = 1 + cells[:, ENTERED].max()
         return cell
 
     def _find(self, kind: int, row: int, key: int) -> int:
@@ -315,7 +353,7 @@ class Ledger:
                 if not is_open and cell >= 0:
                     self._used_in[kind, row, cell] += n if opened else -n
             if row in self._zones:
-                self._write_rule(rules.rule[row], row)
+                self._write_rule(rules.rule[row], row, now)
 
     def _is_current(self, share: Share) -> bool:
         now, then, rows = self._current().era, share.era, share.rows
@@ -370,12 +408,64 @@ class Ledger:
 
     def recorded(self, key: str) -> dict[str, int]:
         """Committed bytes of `key` by window key, for every window that is kept."""
+        return {name: teams[key][0] for name, teams in self.record([key]).items()}
+
+    def record(self, keys: Iterable[str]) -> Counted:
+        """What was counted for `keys` in every window that is kept, as of one moment."""
+        found: Counted = {}
         with self._lock:
-            row = self._file.names[key]
-            days, months = self._cells(DAY, row), self._cells(MONTH, row)
-            kept = {window.day_key(int(c[KEY])): int(c[COMMITTED]) for c in days if c[KEY]}
-            kept |= {window.month_key(int(c[KEY])): int(c[COMMITTED]) for c in months if c[KEY]}
-            return kept
+            for key in keys:
+                row = self._file.names[key]
+                for kind, name_of in enumerate((window.day_key, window.month_key)):
+                    for cell in self._cells(kind, row).tolist():
+                        if cell[KEY]:
+                            counted = [cell[COMMITTED], *cell[CELL_COUNTS:]]
+                            found.setdefault(name_of(cell[KEY]), {})[key] = counted
+        return found
+
+    @property
+    def changes(self) -> int:
+        """Grows with everything that is booked."""
+        return self._changes
+
+    def committed(self, rows: Int32s, era: Era) -> Int64s:
+        """int64 [2, k]: committed bytes of `rows` in the windows of `era`, day and month."""
+        found = np.zeros((2, len(rows)), np.int64)
+        with self._lock:
+            for kind, (at, _, width, _) in enumerate(KINDS.tolist()):
+                found[kind] = self._rows[rows, at + era.cell[kind, rows] * width + COMMITTED]
+        return found
+
+    def add(self, key: str, counted: Mapping[str, list[int]]) -> None:
+        """Count what an earlier process counted for `key` and this one's rows do not have.
+
+        Args:
+            counted: by window key, as in record(). No bytes are lost by a window that is not open,
+                and it is the first to make room for another.
+
+        Raises:
+            BadBudget: no room for another key. ValueError: not a window key. Nothing was changed.
+        """
+        parsed = [(*window.parse_key(name), values) for name, values in counted.items()]
+        with self._lock:
+            row, _ = self._rows_for([key]).tolist()
+            for kind, number, (size, *counts) in parsed:
+                cell = self._kept_cell(kind, row, number)
+                kept = self._cells(kind, row)[cell]
+                kept[COMMITTED] += size
+                kept[CELL_COUNTS:] += np.array(counts, np.int64)
+                self._owe(kind, row, number, cell, size)
+            if self.rules is not None and row in self._budgets:
+                self._write_rule(self.rules.rule[row], row, self.rules.era)
+            self._changes += 1
+
+    def _owe(self, kind: int, row: int, number: int, cell: int, size: int) -> None:
+        """Count `size` bytes as used in a window, though this process admitted none of them."""
+        era = self.rules.era if self.rules else NO_ERA
+        if row < era.key.shape[1] and era.key[kind, row] == number:
+            self._mark[kind, row] -= size
+        else:
+            self._used_in[kind, row, cell] += size
 
     def save(self) -> None:
         """Write a snapshot, unless nothing was booked since the last one."""

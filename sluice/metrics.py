@@ -3,7 +3,8 @@
 `namespace` is the budget's own, from its key; unbudgeted traffic has team="" and namespace="".
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
 
 import flask
 import prometheus_client as prom
@@ -23,30 +24,14 @@ class Metrics:
     """The metrics of one process, in a registry of their own.
 
     Args:
-        door: whose ledger is read.
-        clock: epoch seconds.
-        status: reloads and clock steps.
-        inside: how many pushes are being handled.
+        collectors: read when somebody asks.
     """
 
-    def __init__(
-        self,
-        door: gate.Gate,
-        clock: Callable[[], float],
-        status: api.Status,
-        inside: Callable[[], int],
-    ) -> None:
+    def __init__(self, *collectors: Collector) -> None:
         self._registry = prom.CollectorRegistry()
         prom.ProcessCollector(registry=self._registry)
-        self._registry.register(LedgerCollector(door, clock))
-        self._registry.register(StatusCollector(status, inside))
-        self._push = self._histogram("tco_push_duration_seconds", "Time to answer a push.")
-        self._upstream = self._histogram(
-            "tco_upstream_duration_seconds", "Time that upstream took to answer a push."
-        )
-        self._answers = self._counter(
-            "tco_upstream_responses", "Upstream's answers by status; none: no answer.", ["code"]
-        )
+        for collector in collectors:
+            self._registry.register(collector)
         self._refused = self._counter(
             "tco_requests_refused", "Requests that Sluice refused, by reason.", ["reason"]
         )
@@ -57,18 +42,6 @@ class Metrics:
 
     def _counter(self, name: str, words: str, labels: list[str]) -> prom.Counter:
         return prom.Counter(name, words, labels, registry=self._registry)
-
-    def timed_push(self) -> Timer:
-        """For a with block: observe how long it takes."""
-        return self._push.time()
-
-    def timed_upstream(self) -> Timer:
-        """For a with block: observe how long it takes."""
-        return self._upstream.time()
-
-    def upstream_answered(self, code: str) -> None:
-        """Count an answer of upstream."""
-        self._answers.labels(code).inc()
 
     def refused(self, error: errors.SluiceError) -> None:
         """Count a request that was refused."""
@@ -85,11 +58,54 @@ class Metrics:
         )
 
 
+class PushMetrics(Metrics):
+    """The metrics of a process that takes pushes.
+
+    Args:
+        door: whose ledger is read.
+        clock: epoch seconds.
+        status: reloads and clock steps.
+        inside: how many pushes are being handled.
+        is_node: other nodes count for the same budgets; a sum over all must be right.
+    """
+
+    def __init__(
+        self,
+        door: gate.Gate,
+        clock: Callable[[], float],
+        status: api.Status,
+        inside: Callable[[], int],
+        *collectors: Collector,
+        is_node: bool = False,
+    ) -> None:
+        own = (LedgerCollector(door, clock, is_node), StatusCollector(status, inside))
+        super().__init__(*own, *collectors)
+        self._push = self._histogram("tco_push_duration_seconds", "Time to answer a push.")
+        self._upstream = self._histogram(
+            "tco_upstream_duration_seconds", "Time that upstream took to answer a push."
+        )
+        self._answers = self._counter(
+            "tco_upstream_responses", "Upstream's answers by status; none: no answer.", ["code"]
+        )
+
+    def timed_push(self) -> Timer:
+        """For a with block: observe how long it takes."""
+        return self._push.time()
+
+    def timed_upstream(self) -> Timer:
+        """For a with block: observe how long it takes."""
+        return self._upstream.time()
+
+    def upstream_answered(self, code: str) -> None:
+        """Count an answer of upstream."""
+        self._answers.labels(code).inc()
+
+
 class LedgerCollector(Collector):
     """Series of teams and applications."""
 
-    def __init__(self, door: gate.Gate, clock: Callable[[], float]) -> None:
-        self._gate, self._clock = door, clock
+    def __init__(self, door: gate.Gate, clock: Callable[[], float], is_node: bool) -> None:
+        self._gate, self._clock, self._is_node = door, clock, is_node
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         now = self._clock()
@@ -101,7 +117,7 @@ class LedgerCollector(Collector):
         counts.append(("", "", book.usage([""], now)[""].counts))
         yield from outcome_series(counts)
         yield from action_series(counts)
-        yield from budget_series(rows)
+        yield from node_series(rows) if self._is_node else budget_series(rows)
         apps = CounterMetricFamily(
             "tco_app_bytes", "Bytes forwarded, by application.", labels=[*TEAM, "app"]
         )
@@ -159,13 +175,26 @@ def budget_series(rows: list[usage.Row]) -> Iterator[GaugeMetricFamily]:
     for row in rows:
         own = row.budget
         for name, limit, value in (
-            ("day", own.daily_limit, row.usage.day),
-            ("month", own.monthly_limit, row.usage.month),
+            ("day", own.daily_limit, row.day),
+            ("month", own.monthly_limit, row.month),
         ):
             if limit is not None:
                 limits.add_metric([own.name, own.namespace, name], limit)
             used.add_metric([own.name, own.namespace, name], value)
     yield limits
+    yield used
+
+
+def node_series(rows: list[usage.Row]) -> Iterator[GaugeMetricFamily]:
+    """This node's part in the usage of the cluster's budgets."""
+    used = GaugeMetricFamily(
+        "tco_node_used_bytes",
+        "Bytes forwarded by this node in the open window.",
+        labels=[*TEAM, "window"],
+    )
+    for row in rows:
+        for name, value in (("day", row.usage.day), ("month", row.usage.month)):
+            used.add_metric([row.budget.name, row.budget.namespace, name], value)
     yield used
 
 
@@ -190,3 +219,24 @@ class StatusCollector(Collector):
             "tco_clock_steps", "Jumps of the wall clock by over a minute.", status.clock_steps
         )
         yield GaugeMetricFamily("tco_pushes_in_flight", "Pushes being handled now.", self._inside())
+
+
+class Watch(Protocol):
+    """What is shown of an informer."""
+
+    relists: int
+    watches: int
+    failures: int
+
+
+def watch_series(watches: Mapping[str, Watch]) -> Iterator[CounterMetricFamily]:
+    """Series of informers, by the resource that they watch."""
+    for name, words in (
+        ("relists", "Lists read anew, for changes had been missed."),
+        ("watches", "Watches opened."),
+        ("failures", "Lists and watches that failed."),
+    ):
+        family = CounterMetricFamily(f"tco_api_{name}", words, labels=["resource"])
+        for resource, watch in watches.items():
+            family.add_metric([resource], getattr(watch, name))
+        yield family

@@ -8,11 +8,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import click
 
 from sluice import budget, errors, table
+from sluice.pace import Pace
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 MIB = 2**20
@@ -50,11 +51,10 @@ class Address:
         return f"{host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """The settings of `sluice run`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """The settings of whatever takes pushes."""
 
-    budgets: Path
     upstream: str
     listen: Address
     state_dir: Path
@@ -72,7 +72,7 @@ class Run:
     log_level: str
 
     @classmethod
-    def from_flags(cls, flags: dict[str, Any]) -> "Run":
+    def from_flags(cls, flags: dict[str, Any]) -> Self:
         """What click parsed, with the defaults that hang on other settings filled in."""
         flags["max_in_flight"] = flags["max_in_flight"] or flags["threads"] - SPARE_THREADS
         if flags["max_in_flight"] > flags["threads"]:
@@ -82,6 +82,61 @@ class Run:
         flags["state_dir"] = flags["state_dir"] or default_state_dir()
         flags["namespace_label"] = flags["namespace_label"] or table.NAMESPACE_LABELS
         return cls(**{own.name: flags[own.name] for own in fields(cls)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run(Serving):
+    """The settings of `sluice run`."""
+
+    budgets: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent(Serving):
+    """The settings of `sluice agent`."""
+
+    kubeconfig: Path | None
+    context: str | None
+    system_namespace: str
+    node_name: str | None
+    start_grace: float
+    report_floor: float
+    report_ceiling: float
+    heartbeat: float
+    stale_after: float
+
+    @property
+    def pace(self) -> Pace:
+        """When to report, and when to distrust."""
+        return Pace(self.report_floor, self.report_ceiling, self.heartbeat, self.stale_after)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Controller:
+    """The settings of `sluice controller`."""
+
+    listen: Address
+    kubeconfig: Path | None
+    context: str | None
+    system_namespace: str
+    report_ceiling: float
+    heartbeat: float
+    lease_duration: float
+    namespace_label: tuple[str, ...]
+    uninstall: bool
+    log_format: str
+    log_level: str
+
+    @classmethod
+    def from_flags(cls, flags: dict[str, Any]) -> Self:
+        """What click parsed."""
+        flags["namespace_label"] = flags["namespace_label"] or table.NAMESPACE_LABELS
+        return cls(**{own.name: flags[own.name] for own in fields(cls)})
+
+    @property
+    def pace(self) -> Pace:
+        """When nodes report, and when to publish."""
+        return Pace(ceiling=self.report_ceiling, heartbeat=self.heartbeat)
 
 
 class AddressType(click.ParamType[Address]):
@@ -150,13 +205,80 @@ RUN_OPTIONS = (
         type=click.Path(path_type=Path),
         help="TeamBudget YAML: a file, or a directory of them. Read again when it changes.",
     ),
-    option("--upstream", required=True, metavar="URL", help="Loki, or what takes its pushes."),
-)
-
-AGENT_OPTIONS = (
     option(
         "--listen", type=AddressType(), default="127.0.0.1:8080", help="Pushes, API and metrics."
     ),
+)
+
+LISTEN_OPTIONS = (
+    option("--listen", type=AddressType(), default="0.0.0.0:8080", help="Where it serves."),
+)
+
+CLUSTER_OPTIONS = (
+    option(
+        "--kubeconfig",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="How to reach the API server.  [default: the pod's service account, else"
+        " $KUBECONFIG or ~/.kube/config]",
+    ),
+    option("--context", help="The context of the kubeconfig to use, if not its current one."),
+    option(
+        "--system-namespace",
+        default=table.SYSTEM_NAMESPACE,
+        help="Sluice's own namespace, whose budgets may govern others.",
+    ),
+    option(
+        "--report-ceiling",
+        type=click.FloatRange(0.1, 3600),
+        default=60.0,
+        help="Seconds after which an agent reports whatever it has counted.",
+    ),
+    option(
+        "--heartbeat",
+        type=click.FloatRange(0.1, 3600),
+        default=10.0,
+        help="Least seconds between two statuses of a budget that nothing urges.",
+    ),
+)
+
+AGENT_OPTIONS = (
+    option("--node-name", help="The node this runs on.  [default: what the pod's token says]"),
+    option(
+        "--start-grace",
+        type=click.FloatRange(0, 3600),
+        default=60.0,
+        help="Seconds to wait for budgets, when there is no saved table, before all passes.",
+    ),
+    option(
+        "--report-floor",
+        type=click.FloatRange(0.1, 3600),
+        default=2.0,
+        help="Least seconds between two reports of this node.",
+    ),
+    option(
+        "--stale-after",
+        type=click.FloatRange(1, 86_400),
+        default=180.0,
+        help="Seconds without word of the cluster's usage after which onStale applies.",
+    ),
+)
+
+CONTROLLER_OPTIONS = (
+    option(
+        "--lease-duration",
+        type=click.FloatRange(1, 3600),
+        default=15.0,
+        help="Seconds that a leader's lease lasts.",
+    ),
+    click.option(
+        "--uninstall",
+        is_flag=True,
+        help="Take the finalizers off every NodeLogUsage, so that they can be deleted, and end.",
+    ),
+)
+
+SERVING_OPTIONS = (
+    option("--upstream", required=True, metavar="URL", help="Loki, or what takes its pushes."),
     option(
         "--state-dir",
         type=click.Path(path_type=Path),
@@ -196,16 +318,19 @@ AGENT_OPTIONS = (
         help="Bytes that all pushes being decoded may take.",
     ),
     option(
-        "--namespace-label",
-        multiple=True,
-        help="The label that names a stream's namespace; repeatable, first present wins."
-        "  [default: namespace, k8s_namespace_name, kubernetes_namespace_name]",
-    ),
-    option(
         "--unbudgeted",
         type=click.Choice(["allow", "drop"]),
         default="allow",
         help="What happens to streams that no budget governs.",
+    ),
+)
+
+COMMON_OPTIONS = (
+    option(
+        "--namespace-label",
+        multiple=True,
+        help="The label that names a stream's namespace; repeatable, first present wins."
+        "  [default: namespace, k8s_namespace_name, kubernetes_namespace_name]",
     ),
     option("--log-format", type=click.Choice(["text", "json"]), default="text", help="Log lines."),
     option(

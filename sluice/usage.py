@@ -5,6 +5,7 @@ limit by less than a line, so nothing may hang on a percentage of 100.
 """
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,12 +64,26 @@ class Apps:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What the API says of a team; field names are its JSON's, see as_json()."""
+    """What the API says of a team; field names are its JSON's, see as_json().
+
+    `elsewhere`: bytes of the open day and month that other nodes used; None where there are none.
+    """
 
     budget: budget.Budget
     usage: ledger.Usage
     windows: window.Windows
     now: float
+    elsewhere: tuple[int, int] | None = None
+
+    @property
+    def day(self) -> int:
+        """Bytes of the open day, on all nodes."""
+        return self.usage.day + (self.elsewhere[0] if self.elsewhere else 0)
+
+    @property
+    def month(self) -> int:
+        """Bytes of the open month, on all nodes."""
+        return self.usage.month + (self.elsewhere[1] if self.elsewhere else 0)
 
     @property
     def action(self) -> policy.Action:
@@ -76,25 +91,26 @@ class Row:
         entries, size = self.usage.today[columns.RECEIVED : columns.RECEIVED + 2]
         mean = max(1, size // entries) if entries else 1
         own = self.budget
-        found = policy.evaluate_usage_stateless(own.name, own.daily_limit, self.usage.day, mean)
+        found = policy.evaluate_usage_stateless(own.name, own.daily_limit, self.day, mean)
         if own.monthly_limit is None:
             return found
         return max(
             found,
-            policy.evaluate_usage_stateless(own.name, own.monthly_limit, self.usage.month, mean),
+            policy.evaluate_usage_stateless(own.name, own.monthly_limit, self.month, mean),
         )
 
     @property
     def percent(self) -> float:
         """Usage of the tighter window, rounded down to a tenth of a percent."""
-        shares = [tenths(self.usage.day, self.budget.daily_limit)]
+        shares = [tenths(self.day, self.budget.daily_limit)]
         if self.budget.monthly_limit is not None:
-            shares.append(tenths(self.usage.month, self.budget.monthly_limit))
+            shares.append(tenths(self.month, self.budget.monthly_limit))
         return max(shares) / 10
 
     def as_json(self) -> dict[str, object]:
         """The TEAM of the REST API."""
         own = self.budget
+        node = {} if self.elsewhere is None else {"nodeUsage": self.usage.day}
         return {
             "name": own.name,
             "namespace": own.namespace,
@@ -103,8 +119,9 @@ class Row:
             "enforcement": "DryRun" if own.dry_run else "Enforce",
             "dailyLimit": own.daily_limit,
             "monthlyLimit": own.monthly_limit,
-            "currentUsage": self.usage.day,
-            "monthlyUsage": self.usage.month,
+            "currentUsage": self.day,
+            "monthlyUsage": self.month,
+            **node,
             "percent": self.percent,
             "action": self.action.word,
             "dayEnds": window.iso(self.windows.end),
@@ -129,11 +146,25 @@ def counts(values: list[int]) -> dict[str, dict[str, int]]:
     }
 
 
-def rows(book: ledger.Ledger, now: float) -> list[Row]:
-    """Every budget's row, in the table's order."""
+def rows(
+    book: ledger.Ledger, now: float, elsewhere: Callable[[str, str], int] | None = None
+) -> list[Row]:
+    """Every budget's row, in the table's order; none before a table is loaded.
+
+    Args:
+        elsewhere: bytes of a key's window (by window key) on other nodes; None: there are none.
+    """
+    if book.rules is None:
+        return []
     budgets = book.rules_at(now).table.budgets
     found = book.usage([own.key for own in budgets], now)
     open_in = {own.time_zone: window.open_windows(own.time_zone, now) for own in budgets}
-    return [
-        Row(own, found[own.key], open_in[own.time_zone], now) for own in budgets if own.key in found
-    ]
+    made = []
+    for own in budgets:
+        if own.key in found:
+            here, others = open_in[own.time_zone], None
+            if elsewhere is not None:
+                day, month = window.day_key(here.day), window.month_key(here.month)
+                others = (elsewhere(own.key, day), elsewhere(own.key, month))
+            made.append(Row(own, found[own.key], here, now, others))
+    return made

@@ -99,6 +99,11 @@ def parse_month_key(key: str) -> int:
     return _month_of(datetime.date(int(match[1]), int(match[2]), 1).toordinal())
 
 
+def parse_key(key: str) -> tuple[int, int]:
+    """Read the key of either kind: 0 and a day, or 1 and a month; else a ValueError."""
+    return (0, parse_day_key(key)) if key.startswith("d/") else (1, parse_month_key(key))
+
+
 def iso(epoch: float) -> str:
     """Write an instant as the API does, in UTC, to the second: "2026-11-24T00:00:00Z"."""
     moment = datetime.datetime.fromtimestamp(math.floor(epoch), datetime.UTC)

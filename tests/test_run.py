@@ -24,7 +24,7 @@ from shippers import PUSH_PATH, Entry, Push, Stream
 from shipping import shipping
 
 from sluice.__main__ import main
-from sluice.standalone import ClockWatch
+from sluice.agent.chores import ClockWatch
 
 MIB = 2**20
 NOWHERE = "http://127.0.0.1:9"

@@ -2,17 +2,16 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import flask
-import werkzeug.exceptions
+from prometheus_client.registry import Collector
 
-from sluice import api, errors, gate, metrics, usage
+from sluice import api, gate, metrics, usage
 from sluice.agent import evaluate, push, turnstile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from wsgiref.types import StartResponse, WSGIEnvironment
 
 log = logging.getLogger("sluice.agent")
@@ -28,6 +27,8 @@ def create_app(
     max_in_flight: int = 14,
     clock: Callable[[], float] = time.time,
     status: api.Status | None = None,
+    rows: Callable[[float], list[usage.Row]] | None = None,
+    collectors: Iterable[Collector] = (),
 ) -> flask.Flask:
     """The WSGI application of agent and `run`.
 
@@ -37,6 +38,8 @@ def create_app(
         max_body: bytes of a request's body, else 413.
         max_in_flight: pushes at work at a time, else 503.
         status: what /ready and /api/health say beside the gate's own state.
+        rows: every team's row at a moment, where others count too; this node's own without it.
+        collectors: further series of /metrics.
     """
     app = flask.Flask("sluice.agent", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -44,15 +47,18 @@ def create_app(
     app.url_map.merge_slashes = False
     turns = turnstile.Turnstile(max_in_flight)
     state = status or api.Status()
-    counters = metrics.Metrics(door, clock, state, lambda: turns.inside)
+    counters = metrics.PushMetrics(
+        door, clock, state, lambda: turns.inside, *collectors, is_node=rows is not None
+    )
     handler = push.PushHandler(door, sender, counters, turns, max_body, clock)
     for path in push.PATHS:
         # So that Flask knows what else it may say of these paths.
         app.add_url_rule(path, path, lambda: handler, methods=["POST"])
-    app.register_blueprint(api.blueprint(lambda now: usage.rows(door.ledger, now), clock, state))
+    all_rows = rows or (lambda now: usage.rows(door.ledger, now))
+    app.register_blueprint(api.blueprint(all_rows, clock, state))
     app.register_blueprint(evaluate.blueprint(door, clock, call_reader(turns, max_body)))
     app.add_url_rule("/metrics", "metrics", counters.response)
-    errors_as_json(app, counters)
+    api.errors_as_json(app, log, counters)
     rest = app.wsgi_app
 
     def front(environ: "WSGIEnvironment", start_response: "StartResponse") -> "Iterable[bytes]":
@@ -80,28 +86,3 @@ def call_reader(turns: turnstile.Turnstile, max_body: int) -> Callable[[], bytes
             return push.read_body(flask.request.environ, max_body)
 
     return read
-
-
-def errors_as_json(app: flask.Flask, counters: metrics.Metrics) -> None:
-    """Answer every error as {"error": ..., "status": ...}."""
-
-    def refused(error: errors.SluiceError) -> flask.Response:
-        counters.refused(error)
-        return api.error_response(error.message, error.status)
-
-    def unknown(error: werkzeug.exceptions.HTTPException) -> flask.Response:
-        response = api.error_response(
-            f"{flask.request.method} {flask.request.path}: {error.description}", error.code or 500
-        )
-        if isinstance(error, werkzeug.exceptions.MethodNotAllowed):
-            response.headers["Allow"] = ", ".join(error.valid_methods or ())
-        return response
-
-    def broken(error: Exception) -> flask.Response:
-        counters.broken()
-        log.exception("%s %s failed", flask.request.method, flask.request.path)
-        return api.error_response(f"internal error: {type(error).__name__}", 500)
-
-    app.register_error_handler(errors.SluiceError, refused)
-    app.register_error_handler(werkzeug.exceptions.HTTPException, unknown)
-    app.register_error_handler(Exception, broken)

@@ -69,7 +69,7 @@ class PushHandler:
         self,
         door: gate.Gate,
         sender: Sender,
-        counters: metrics.Metrics,
+        counters: metrics.PushMetrics,
         turns: turnstile.Turnstile,
         max_body: int,
         clock: Callable[[], float],

@@ -5,14 +5,11 @@ mistakes end with exit code 2 and a sentence. The worker dies with its superviso
 on the state directory is one open file of both: while either lives, nobody else serves.
 """
 
-import contextlib
 import ctypes
-import errno
 import fcntl
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -25,7 +22,7 @@ from granian.constants import Interfaces, RuntimeModes
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
-from sluice import errors, settings
+from sluice import port, settings
 
 LOCK_WAIT_S = 5.0
 # In-flight pushes end within the upstream timeout of 8 s; Kubernetes kills after 30.
@@ -34,10 +31,6 @@ STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 PR_SET_PDEATHSIG = 1
 # glibc's M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD; a libc without them says no.
 MALLOC_OPTIONS = ((-8, 1), (-3, 4 * 2**20), (-1, 2 * 2**20))
-
-
-class CannotStart(errors.SluiceError):
-    """The process cannot begin to serve; exit code 2."""
 
 
 class Service(Protocol):
@@ -60,7 +53,7 @@ def locked(directory: Path, wait: float = LOCK_WAIT_S) -> int:
         directory.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise CannotStart(f"state directory {directory}: {error.strerror}") from error
+        raise port.CannotStart(f"state directory {directory}: {error.strerror}") from error
     until = time.monotonic() + wait
     while True:
         try:
@@ -68,36 +61,13 @@ def locked(directory: Path, wait: float = LOCK_WAIT_S) -> int:
         except BlockingIOError:
             if time.monotonic() >= until:
                 os.close(descriptor)
-                raise CannotStart(
+                raise port.CannotStart(
                     f"state directory {directory}: another process has it,"
                     f" and still had after {wait:g} s"
                 ) from None
             time.sleep(0.05)
         else:
             return descriptor
-
-
-def check_port(host: str, port: int, wait: float = LOCK_WAIT_S) -> None:
-    """Bind the port once without sharing it: granian shares, and would join another server.
-
-    Raises:
-        CannotStart: the port is taken, still after `wait` seconds, or is not ours to take.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    until = time.monotonic() + wait
-    while True:
-        with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
-            # Only connections that linger from a server before us may be in the way.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                if time.monotonic() >= until or error.errno != errno.EADDRINUSE:
-                    words = error.strerror or str(error)
-                    raise CannotStart(f"listen on {host}:{port}: {words}") from error
-            else:
-                return
-        time.sleep(0.05)
 
 
 def die_with(parent: int) -> None:
@@ -154,7 +124,7 @@ def heed_one_signal() -> None:
 
 
 def serve(
-    service: Service, host: str, port: int, *, threads: int, log_config: dict[str, Any]
+    service: Service, address: settings.Address, *, threads: int, log_config: dict[str, Any]
 ) -> None:
     """Serve until SIGTERM or SIGINT; ends with SystemExit(1) if the worker died by itself.
 
@@ -167,8 +137,8 @@ def serve(
     block_signals_in_children()
     server = granian.Granian(
         "sluice",
-        address=host,
-        port=port,
+        address=address.host,
+        port=address.port,
         interface=Interfaces.WSGI,
         workers=1,
         blocking_threads=threads,

@@ -1,0 +1,241 @@
+"""`sluice agent`: the DaemonSet's process. Budgets from the API server, usage to it.
+
+    informer ─► Budgets ─► gate's table          Reporter ─► NodeLogUsage/<node>
+        └─────► Elsewhere ─► ledger's room  ◄────────┘ which reports arrived
+
+Pushes wait for none of it: what was last seen is saved and counts until something newer comes.
+
+Threads: the informer's, the reporter's, the housekeeper's, and those that answer requests.
+"""
+
+import logging
+import os
+import signal
+import threading
+import time
+import uuid
+
+import flask
+
+from sluice import budget, port, settings, usage
+from sluice.agent import app, budgets, elsewhere, report, saved, series, serve, service
+from sluice.kube import client, informer
+
+log = logging.getLogger("sluice.agent")
+
+# A limit that changed is in force within a second; this is most of it.
+TICK_S = 0.1
+LOOK_S = 1.0
+SAVE_S = 10.0
+# The process must be gone in ten seconds, pushes in flight included.
+FINAL_S = 4.0
+
+
+class Daemon(service.Service):
+    """Everything behind the HTTP of `sluice agent`.
+
+    Raises:
+        CannotStart: the state directory is not usable, or the node has no name.
+        NoCluster: there are no credentials for an API server.
+    """
+
+    def __init__(self, options: settings.Agent) -> None:
+        identity = client.connect(options.kubeconfig, options.context).identity()
+        self._node = options.node_name or identity.node
+        if not self._node:
+            raise port.CannotStart(
+                "the token names no node: give --node-name, from spec.nodeName of the pod"
+            )
+        self._options = options
+        self._node_uid = identity.node_uid
+        self._instance = identity.pod_uid or str(uuid.uuid4())
+        self._others = elsewhere.Elsewhere()
+        self._budgets = budgets.Budgets(self._others)
+        super().__init__(
+            options,
+            None,
+            room=self._others.room,
+            system_namespace=options.system_namespace,
+            tick_s=TICK_S,
+        )
+        # Not before a table is loaded: a cluster that cannot be asked must not cost its logs.
+        self._drop_unbudgeted, self.ledger.drop_unbudgeted = self.ledger.drop_unbudgeted, False
+        self._table = options.state_dir / "table.json"
+        self.status.not_ready = "no budgets are known yet"
+        self._resume()
+
+    def _resume(self) -> None:
+        """Begin with the table of an earlier process, if there is one."""
+        table = saved.read(self._table)
+        try:
+            self._budgets.load(table["budgets"])
+            self._others.load(table["elsewhere"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if table:
+                log.warning("%s is left out: %r", self._table, error)
+            return
+        log.info("%d budgets from the last run", len(self._budgets))
+        self._load(self._budgets.take() or [])
+
+    def start(self) -> flask.Flask:
+        """Begin to watch, to report and to keep house; returns what to serve. In the worker."""
+        options = self._options
+        self._api = client.connect(options.kubeconfig, options.context, user_agent="sluice-agent")
+        self._reporter = report.Reporter(
+            self._api,
+            self.ledger,
+            self._others,
+            saved.Reported(options.state_dir / "report.json"),
+            node=self._node,
+            node_uid=self._node_uid,
+            instance=self._instance,
+            settings=options.pace,
+            clock=time.time,
+            monotonic=time.monotonic,
+        )
+        self._informer = informer.Informer(self._api, "teambudgets", self._budgets.handle)
+        self._started_at = time.monotonic()
+        self._has_synced = False
+        self._saved: dict[str, object] = {}
+        self._stopping = threading.Event()
+        self._reports = threading.Thread(target=self._report, name="reports", daemon=True)
+        self.chores.add(TICK_S, self._follow)
+        self.chores.add(LOOK_S, self._look)
+        self.chores.add(SAVE_S, self._save)
+        self.chores.add(SAVE_S, self._watch_ca)
+        self.status.parts["cluster"] = self._health
+        self._informer.start()
+        self._reports.start()
+        return super().start()
+
+    def make_app(self) -> flask.Flask:
+        """What is served."""
+        return app.create_app(
+            self.gate,
+            self.upstream,
+            max_body=self.options.max_body,
+            max_in_flight=self.options.max_in_flight,
+            status=self.status,
+            rows=lambda now: usage.rows(self.ledger, now, self._others.bytes_of),
+            collectors=[series.ClusterCollector(self._informer, self._reporter, self._others)],
+        )
+
+    # budgets come down
+
+    def _follow(self) -> None:
+        """Have the gate follow what the informer has brought."""
+        if self._informer.synced.is_set():
+            if not self._has_synced:
+                self._has_synced = True
+                self._budgets.settle()
+                self._load(self._budgets.take() or self._budgets.all())
+                self._save()
+            elif (changed := self._budgets.take()) is not None:
+                self._load(changed)
+            problems = self._budgets.problems()
+            if problems != self.status.problems:
+                for problem in problems:
+                    if problem not in self.status.problems:
+                        log.warning("%s: %s", problem["budget"], problem["error"])
+                self.status.problems = problems
+        elif self.status.not_ready:
+            self._wait_for_table()
+        self.ledger.redraw(self._others.changed())
+
+    def _load(self, found: list[budget.Budget]) -> None:
+        self.ledger.drop_unbudgeted = self._drop_unbudgeted
+        self.gate.load(found)
+        self.status.not_ready = ""
+        self.status.reloads["applied"] += 1
+        log.info("%d budgets in force", len(found))
+
+    def _wait_for_table(self) -> None:
+        """With neither a saved table nor the API server, let everything pass after a while."""
+        if time.monotonic() - self._started_at < self._options.start_grace:
+            return
+        self.gate.load([])
+        self.status.not_ready = ""
+        text = f"no budgets were seen in {self._options.start_grace:g} s: everything passes"
+        self.status.problems = [{"budget": "", "error": text}]
+        log.error("%s", text)
+
+    # usage comes up
+
+    def _report(self) -> None:
+        try:
+            self._reporter.run(self._stopping)
+        except report.Deposed as error:
+            log.error("%s: this one ends", error)
+            self._end()
+
+    def _end(self) -> None:
+        """Have the supervisor end this process as SIGTERM does."""
+        os.kill(os.getppid(), signal.SIGTERM)
+
+    def _look(self) -> None:
+        """Turn the windows, and see whether what is known of the cluster can be trusted."""
+        if self.ledger.rules is None:
+            return
+        self.ledger.rules_at(time.time())
+        now, settings_ = time.monotonic(), self._options.pace
+        heard = (self._informer.last_contact, self._reporter.acknowledged_at, self._started_at)
+        keys = frozenset(own.key for own in self.ledger.rules.table.budgets)
+        if now - max(at for at in heard if at is not None) <= settings_.stale:
+            nodes = self._others.most_nodes()
+            wait = settings_.stale + settings_.heartbeat_for(len(keys), nodes)
+            keys &= self._reporter.uncovered(now, wait)
+        if len(keys) != len(self._others.stale):
+            log.warning("usage of the cluster is stale for %d teams: onStale applies", len(keys))
+        self._others.distrust(keys)
+
+    def _watch_ca(self) -> None:
+        if self._api.ca_changed():
+            log.warning("the cluster's certificates have changed: starting anew")
+            self._end()
+
+    def _health(self) -> dict[str, object]:
+        at, now = self._informer.last_contact, time.monotonic()
+        reported = self._reporter.acknowledged_at
+        return {
+            "node": self._node,
+            "synced": self._informer.synced.is_set(),
+            "lastContactSeconds": None if at is None else round(now - at, 1),
+            "lastReportSeconds": None if reported is None else round(now - reported, 1),
+            "reportProblem": self._reporter.complaint,
+            "staleTeams": len(self._others.stale),
+        }
+
+    def _save(self) -> None:
+        """Save the table, if it is another than the one saved."""
+        if not self._has_synced:
+            return
+        table: dict[str, object] = {
+            "budgets": self._budgets.dump(),
+            "elsewhere": self._others.dump(),
+        }
+        if table != self._saved:
+            saved.write(self._table, table)
+            self._saved = table
+
+    def stop(self) -> None:
+        """Report for the last time, and write everything down. After the last answer."""
+        self._stopping.set()
+        self._informer.stop()
+        self.chores.stop()
+        self._reports.join(timeout=FINAL_S)
+        if not self._reports.is_alive():
+            last = threading.Thread(target=self._reporter.final, name="final", daemon=True)
+            last.start()
+            last.join(timeout=FINAL_S)
+        self._save()
+        super().stop()
+
+
+def run(options: settings.Agent, log_config: dict[str, object]) -> None:
+    """Run until told to stop."""
+    serve.end_on_signals()
+    daemon = Daemon(options)
+    log.info(
+        "enforcing the cluster's budgets in front of %s on %s", options.upstream, options.listen
+    )
+    daemon.serve(log_config)

@@ -1,0 +1,304 @@
+"""Usage comes up: what this node counted, told to the cluster as NodeLogUsage/<node>.
+
+Reports are absolute, so one that is lost, repeated or late does no harm, and this node's agent is
+the only writer of its object. What it tells is the ledger less `folded`: what earlier objects of
+this node took with them when they went.
+
+Rule 1: an answer that does not come leaves open whether the report arrived; before anything else
+the object is read again.
+Rule 2: a starting agent takes the object over from whoever wrote it; a running one that finds
+another's name in it has been replaced, and ends.
+Rule 3: nothing is ever made smaller. Where the object has more than the ledger, the ledger lacks
+something and takes it from there.
+
+Threads: run() is one, final() comes after it; others may ask uncovered() and read the attributes.
+"""
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from sluice import ledger, nodeusage, pace, window
+from sluice.agent import due, elsewhere, saved
+from sluice.columns import DAY, MONTH
+from sluice.kube import client
+
+log = logging.getLogger("sluice.agent")
+
+TICK_S = 0.2
+BACKOFF_S, BACKOFF_MAX_S = 1.0, 30.0
+# A window's last report may be under way, or be asked for, for so long after its end.
+KEPT_AFTER_S = 7200.0
+TRIES = 4
+
+
+class Deposed(Exception):
+    """Another pod writes this node's object now."""
+
+
+class NotYet(Exception):
+    """The object of this node's past is still being folded."""
+
+
+class Api(Protocol):
+    """What a reporter needs of kube.client.Api."""
+
+    def node_usage(self, name: str) -> dict[str, Any] | None: ...
+    def create_node_usage(self, obj: dict[str, Any]) -> dict[str, Any]: ...
+    def put_node_usage_status(self, obj: dict[str, Any]) -> dict[str, Any]: ...
+
+
+class Reporter:
+    """Tells the cluster what this node counted.
+
+    Args:
+        book: what is reported. Nothing may have been counted into it yet by this process.
+        others: is told which reports arrived.
+        state: what must outlast this process.
+        node, node_uid, instance: the object's name, its owner, and the pod that writes it.
+        clock, monotonic: seconds since the epoch; seconds that only grow.
+
+    Attributes:
+        acknowledged_at: by `monotonic`, when the cluster last showed that it has this node's
+            counts; None before the first time.
+        counters: reports by result, for /metrics.
+        complaint: why the last try failed, or "".
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        book: ledger.Ledger,
+        others: elsewhere.Elsewhere,
+        state: saved.Reported,
+        *,
+        node: str,
+        node_uid: str,
+        instance: str,
+        settings: pace.Pace,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+        rng: Callable[[], float] = random.random,
+    ) -> None:
+        self._api, self._book, self._others, self._state = api, book, others, state
+        self._node, self._node_uid, self._instance = node, node_uid, instance
+        self._clock, self._monotonic, self._rng = clock, monotonic, rng
+        self._due = due.Due(book, others, settings, rng)
+        self._object: dict[str, Any] | None = None
+        # What of the ledger the object may have too: nothing, as long as they have not met.
+        # None once they have met in this process: then, everything.
+        self._inherited: ledger.Counted | None = book.record(_teams(book)) if state.uid else {}
+        self._has_written = False
+        self._uncovered: dict[str, tuple[float, int, int]] = {}
+        self._failures, self._not_before = 0, float("-inf")
+        self.acknowledged_at: float | None = None
+        self.counters = {"acknowledged": 0, "conflict": 0, "refused": 0, "unanswered": 0}
+        self.complaint = ""
+
+    def run(self, stopping: threading.Event) -> None:
+        """Report until told to stop; raises Deposed."""
+        while not stopping.wait(TICK_S):
+            self.tick()
+
+    def tick(self) -> None:
+        """Report if it is time to; raises Deposed."""
+        now = self._monotonic()
+        if now < self._not_before or self._book.rules is None:
+            return
+        if self._object is None or self._due.is_due(now, self._state.acked):
+            self._attempt(final=False)
+
+    def final(self) -> bool:
+        """The last report of a process that will admit nothing more; whether it arrived."""
+        try:
+            return self._book.rules is not None and self._attempt(final=True)
+        except Deposed as error:
+            log.warning("no last report: %s", error)
+            return False
+
+    def uncovered(self, now: float, wait: float) -> frozenset[str]:
+        """The teams of which an acknowledged increase is in no status, `wait` seconds after it."""
+        found = set()
+        for key, (since, revision, covered) in list(self._uncovered.items()):
+            reached = self._others.revision(key)
+            if reached >= revision:
+                self._uncovered.pop(key, None)
+            elif reached > covered:
+                # Behind, but it moves.
+                self._uncovered[key] = (now, revision, reached)
+            elif now - since > wait:
+                found.add(key)
+        return frozenset(found)
+
+    def _attempt(self, *, final: bool) -> bool:
+        """Try to report; whether it was acknowledged. After a failure the next try waits longer."""
+        self.complaint = f"{TRIES} tries met somebody else's write"
+        wait_s = 0.0
+        try:
+            for _ in range(TRIES):
+                if self._report(final=final):
+                    self._failures, self.complaint = 0, ""
+                    return True
+        except NotYet as wait:
+            self.complaint = str(wait)
+        except client.ApiError as error:
+            self.counters["unanswered" if isinstance(error, client.Unreachable) else "refused"] += 1
+            self.complaint = error.message
+            wait_s = getattr(error, "retry_after_s", 0.0)
+        backoff_s = min(BACKOFF_MAX_S, BACKOFF_S * 2 ** min(self._failures, 5))
+        wait_s = max(wait_s, backoff_s) * (1 + self._rng())
+        if self._failures in (0, 4):
+            log.warning("this node's usage is not reported: %s", self.complaint)
+        self._failures += 1
+        self._not_before = self._monotonic() + wait_s
+        return False
+
+    def _report(self, *, final: bool) -> bool:
+        """One report; False where the object is another than we thought: try again."""
+        node_usage = self._object if self._object is not None else self._adopt()
+        told = self._book.changes
+        counted = self._to_tell()
+        status = {
+            "instance": self._instance,
+            "seq": (node_usage.get("status") or {}).get("seq", 0) + 1,
+            "reportedAt": window.iso(self._clock()),
+            "final": final,
+            **nodeusage.status_of(nodeusage.beyond(counted, self._state.folded)),
+        }
+        self._others.sending()
+        self._object = None
+        try:
+            answer = self._api.put_node_usage_status({**node_usage, "status": status})
+        except (client.Conflict, client.NotFound) as error:
+            self.counters["conflict"] += 1
+            log.info("report: %s", error.message)
+            return False
+        except client.Invalid as error:
+            # Never forced. It knows of more than the ledger does, which _adopt() mends.
+            log.error("the API server refused this node's report: %s", error.message)
+            self.complaint = error.message
+            self.counters["refused"] += 1
+            return False
+        except client.Unreachable:
+            # Whether it arrived, the object says: _adopt().
+            raise
+        except client.ApiError:
+            self._object = node_usage
+            self._others.lost()
+            raise
+        self._has_written = True
+        self.counters["acknowledged"] += 1
+        self._object = answer
+        self._acknowledged(answer, counted)
+        self._due.reported(self._monotonic(), told)
+        return True
+
+    def _adopt(self) -> dict[str, Any]:
+        """Read this node's object, or make it, and settle what is not known.
+
+        Raises:
+            Deposed, NotYet, client.ApiError.
+        """
+        found = self._api.node_usage(self._node)
+        if found is None or found["metadata"].get("uid", "") != self._state.uid:
+            # What was acknowledged under another object went with it.
+            self._state.begin("" if found is None else found["metadata"].get("uid", ""))
+        if found is None:
+            found = self._api.create_node_usage(nodeusage.new(self._node, self._node_uid))
+            log.info("created NodeLogUsage/%s", self._node)
+        status = found.get("status") or {}
+        writer = status.get("instance", "")
+        if writer not in ("", self._instance):
+            if self._has_written:
+                raise Deposed(f"NodeLogUsage/{self._node} is written by pod {writer} now")
+            log.info("taking NodeLogUsage/%s over from pod %s", self._node, writer)
+        theirs = nodeusage.plus(nodeusage.counted(status), self._state.folded)
+        # In this order: the ledger then takes both into account at once.
+        self._acknowledged(found, theirs)
+        self._catch_up(theirs)
+        if nodeusage.is_folding(found):
+            raise NotYet(f"NodeLogUsage/{self._node} is being folded")
+        return found
+
+    def _catch_up(self, theirs: ledger.Counted) -> None:
+        """Take into the ledger what the object has and the ledger lacks.
+
+        The first time it is compared with what was there when the process began: what has been
+        counted since comes on top. In a new directory everything does.
+        """
+        had, self._inherited = self._inherited, None
+        if had is None:
+            had = self._book.record(_teams(self._book))
+        utc = window.open_windows("UTC", self._clock())
+        for name, teams in nodeusage.beyond(theirs, had).items():
+            kind, number = window.parse_key(name)
+            if _is_near(utc, kind, number):
+                for key, values in teams.items():
+                    log.warning("%s: %d bytes of %s are on record, not here", key, values[0], name)
+                    self._book.add(key, {name: values})
+
+    def _acknowledged(self, node_usage: dict[str, Any], counted: ledger.Counted) -> None:
+        """The cluster has `counted`, as of `node_usage`."""
+        metadata = node_usage["metadata"]
+        revision, now = int(metadata["resourceVersion"]), self._monotonic()
+        if self.acknowledged_at is not None:
+            for name, teams in counted.items():
+                before = self._state.acked.get(name, {})
+                for key, (size, *_) in teams.items():
+                    if size > before.get(key, [0])[0]:
+                        reached = self._others.revision(key)
+                        since, _, covered = self._uncovered.get(key, (now, 0, reached))
+                        self._uncovered[key] = (since, revision, covered)
+        self.acknowledged_at = now
+        self._others.reported(revision, counted)
+        self._state.acknowledge(metadata.get("uid", ""), counted)
+
+    def _to_tell(self) -> ledger.Counted:
+        """What to report: open windows, those that ended a while ago, those not told yet."""
+        now = self._clock()
+        utc = window.open_windows("UTC", now)
+        budgets = self._book.rows().table.budgets
+        open_in = {own.key: window.open_windows(own.time_zone, now) for own in budgets}
+        told: ledger.Counted = {}
+        for name, teams in self._book.record(_teams(self._book)).items():
+            kind, number = window.parse_key(name)
+            acked = self._state.acked.get(name, {})
+            for key, values in teams.items():
+                is_news = any(values) and values != acked.get(key)
+                if is_news or (
+                    any(values) and _is_recent(open_in.get(key, utc), kind, number, now)
+                ):
+                    told.setdefault(name, {})[key] = values
+        return _capped(told)
+
+
+def _teams(book: ledger.Ledger) -> list[str]:
+    """Every key but the unbudgeted one: reports are about budgets."""
+    return [key for key in book.keys() if key]  # noqa: SIM118 - a ledger is no mapping
+
+
+def _is_recent(here: window.Windows, kind: int, number: int, now: float) -> bool:
+    """Whether a window is open, or ended not long ago."""
+    if number == (here.day, here.month)[kind]:
+        return True
+    first_of_month = f"{window.month_key(here.month)[2:]}-01"
+    began_today = kind == DAY or window.day_key(here.day)[2:] == first_of_month
+    is_last = number == (here.day, here.month)[kind] - 1
+    return is_last and began_today and now < here.start + KEPT_AFTER_S
+
+
+def _is_near(utc: window.Windows, kind: int, number: int) -> bool:
+    """Whether a window may be open somewhere on earth, or have ended not long ago."""
+    return abs(number - (utc.day, utc.month)[kind]) <= (1 if kind == MONTH else 2)
+
+
+def _capped(counted: ledger.Counted) -> ledger.Counted:
+    """Of each window no more teams than an object takes: those that used most."""
+    for name, teams in counted.items():
+        if len(teams) > nodeusage.TEAMS_MAX:
+            log.error("%d teams in %s, only %d are reported", len(teams), name, nodeusage.TEAMS_MAX)
+            most = sorted(teams, key=lambda key: -teams[key][0])[: nodeusage.TEAMS_MAX]
+            counted[name] = {key: teams[key] for key in most}
+    return counted

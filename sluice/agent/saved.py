@@ -1,0 +1,79 @@
+"""What an agent must still know after a restart, as JSON files in the state directory.
+
+    table.json   the budgets as last seen, and the cluster's usage as last heard
+    report.json  which object holds this node's counts, what it acknowledged, what went before it
+
+Written by rename, so that a kill leaves the old or the new one. Not synced to disk: what a machine
+loses in a crash is lost to its pods too, for the directory is theirs alone.
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from sluice import ledger
+
+log = logging.getLogger("sluice.agent")
+
+# More than the ledger keeps of any team; days sort before months.
+WINDOWS = 16
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; {} where there is none, or none that can be read."""
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        log.warning("%s cannot be read and is left out: %s", path, error)
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write(path: Path, value: dict[str, Any]) -> None:
+    """Replace a file by a JSON object."""
+    new = path.with_suffix(".new")
+    new.write_bytes(json.dumps(value, separators=(",", ":")).encode())
+    new.replace(path)
+
+
+class Reported:
+    """What of this node's counts the cluster has.
+
+    Attributes:
+        uid: of the object that holds them; "" before the first.
+        acked: all that is acknowledged, what was folded included.
+        folded: what earlier objects of this node took with them.
+
+    Threads: one writes; others may read `acked`, which is replaced whole.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        found = read(path)
+        self.uid = str(found.get("uid", ""))
+        self.acked: ledger.Counted = found.get("acked", {})
+        self.folded: ledger.Counted = found.get("folded", {})
+
+    def begin(self, uid: str) -> None:
+        """The object is another one from here on: what was acknowledged went with the last."""
+        if self.uid:
+            self.folded = self.acked
+        self.uid = uid
+        self._write()
+
+    def acknowledge(self, uid: str, counted: ledger.Counted) -> None:
+        """The object has `counted`; windows that it does not name any more it had before."""
+        self.uid = uid
+        old = self.acked
+        names = sorted(old.keys() | counted.keys())[-WINDOWS:]
+        self.acked = {name: old.get(name, {}) | counted.get(name, {}) for name in names}
+        self._write()
+
+    def _write(self) -> None:
+        try:
+            write(self._path, {"uid": self.uid, "acked": self.acked, "folded": self.folded})
+        except OSError as error:
+            log.error("%s cannot be written: %s", self._path, error)

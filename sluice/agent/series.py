@@ -1,0 +1,32 @@
+"""Series of an agent's dealings with the cluster."""
+
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from sluice import metrics
+from sluice.agent import elsewhere, report
+
+
+class ClusterCollector(Collector):
+    """What the agent told and heard, read when somebody asks."""
+
+    def __init__(
+        self, watch: metrics.Watch, reporter: report.Reporter, others: elsewhere.Elsewhere
+    ) -> None:
+        self._watch, self._reporter, self._others = watch, reporter, others
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        reports = CounterMetricFamily(
+            "tco_node_reports", "Reports of this node's usage, by result.", labels=["result"]
+        )
+        for result, value in self._reporter.counters.items():
+            reports.add_metric([result], value)
+        yield reports
+        yield from metrics.watch_series({"teambudgets": self._watch})
+        yield GaugeMetricFamily(
+            "tco_stale_teams",
+            "Teams whose usage on other nodes is too old to trust: onStale applies.",
+            len(self._others.stale),
+        )

@@ -1,0 +1,109 @@
+"""What every process that takes pushes is made of: state directory, ledger, gate, upstream.
+
+Built in the supervisor, so that mistakes end with exit code 2; alive in the worker, which start()
+and stop() run in.
+"""
+
+import logging
+import time
+from collections.abc import Iterable
+
+import flask
+
+from sluice import api, budget, columns, gate, ledger, ledger_file, port, settings
+from sluice.agent import app, chores, serve, upstream
+
+log = logging.getLogger("sluice")
+
+SNAPSHOT_S = 10.0
+
+
+class Service:
+    """The parts of `sluice run` and `sluice agent`.
+
+    Args:
+        budgets: what to enforce from the first push on; None: not known yet.
+        room: what this node may count of each budget.
+        system_namespace: see gate.Gate.
+        tick_s: how often chores may run.
+
+    Raises:
+        CannotStart: the state directory or the port is not usable.
+    """
+
+    def __init__(
+        self,
+        options: settings.Serving,
+        budgets: Iterable[budget.Budget] | None,
+        *,
+        room: ledger.Room = ledger.alone,
+        system_namespace: str | None = None,
+        tick_s: float,
+    ) -> None:
+        self.options = options
+        self.status = api.Status()
+        # Held open for as long as this process and its worker live.
+        self._lock = serve.locked(options.state_dir)
+        port.check_port(options.listen.host, options.listen.port)
+        try:
+            rows = ledger_file.FileRows(options.state_dir, columns.COLUMNS)
+        except OSError as error:
+            raise port.CannotStart(
+                f"state directory {options.state_dir}: {error.strerror or error}"
+            ) from error
+        self.ledger = ledger.Ledger(rows, drop_unbudgeted=options.unbudgeted == "drop", room=room)
+        self.gate = gate.Gate(
+            budgets,
+            self.ledger,
+            max_decoded=options.max_decoded,
+            max_decoded_total=options.max_decoded_total,
+            namespace_labels=options.namespace_label,
+            system_namespace=system_namespace,
+        )
+        self.upstream = upstream.Upstream(
+            options.upstream,
+            timeout=options.upstream_timeout,
+            headers=dict(options.upstream_header),
+            ca=str(options.upstream_ca) if options.upstream_ca else None,
+        )
+        self.chores = chores.Chores(tick_s)
+
+    def start(self) -> flask.Flask:
+        """Begin to keep house; returns what to serve. In the worker."""
+        book, parts = self.ledger, self.status.parts
+        if book.complaint:
+            log.warning("the ledger's file could not be used: %s", book.complaint)
+        log.info("usage comes from: %s", book.origin)
+        parts["ledger"] = lambda: {"origin": book.origin, "complaint": book.complaint}
+        parts["budgets"] = lambda: 0 if book.rules is None else len(book.rules.table.budgets)
+        parts["upstream"] = lambda: {"url": self.upstream.url}
+        clock = chores.ClockWatch(time.time, time.monotonic)
+        self.chores.add(1.0, lambda: clock.look(self.status))
+        self.chores.add(SNAPSHOT_S, book.save)
+        self.chores.start()
+        return self.make_app()
+
+    def make_app(self) -> flask.Flask:
+        """What is served."""
+        return app.create_app(
+            self.gate,
+            self.upstream,
+            max_body=self.options.max_body,
+            max_in_flight=self.options.max_in_flight,
+            status=self.status,
+        )
+
+    def stop(self) -> None:
+        """Write everything down. In the worker, after the last answer."""
+        self.chores.stop()
+        self.ledger.close()
+        log.info("stopped; the ledger is written")
+
+    def serve(self, log_config: dict[str, object]) -> None:
+        """Serve until told to stop."""
+        serve.serve(
+            self,
+            self.options.listen,
+            threads=self.options.threads,
+            log_config=log_config,
+        )

@@ -1,0 +1,66 @@
+"""The controller's HTTP: the REST API of the whole cluster, health and metrics."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import flask
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from sluice import api, metrics
+from sluice.controller import loop
+from sluice.kube import lease
+
+log = logging.getLogger("sluice.controller")
+
+GAUGES = {
+    "budgets": ("tco_controller_budgets", "TeamBudgets."),
+    "nodes": ("tco_controller_nodes", "Nodes that count."),
+    "silentNodes": ("tco_controller_silent_nodes", "Nodes not heard of for too long."),
+    "skewedNodes": ("tco_controller_skewed_nodes", "Nodes whose clock differs."),
+    "statusesDue": ("tco_controller_statuses_due", "Statuses that wait to be written."),
+}
+
+
+def create_app(
+    work: loop.Loop,
+    watches: Mapping[str, metrics.Watch],
+    election: Callable[[], lease.State],
+    status: api.Status,
+) -> flask.Flask:
+    """The WSGI application of the controller; `watches` are its informers by resource."""
+    app = flask.Flask("sluice.controller", static_folder=None)
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    counters = metrics.Metrics(ControllerCollector(work, watches, election))
+    app.register_blueprint(api.blueprint(work.rows, time.time, status))
+    app.add_url_rule("/metrics", "metrics", counters.response)
+    api.errors_as_json(app, log, counters)
+    return app
+
+
+class ControllerCollector(Collector):
+    """Series of the cluster's budgets, and of the controller's own work."""
+
+    def __init__(
+        self,
+        work: loop.Loop,
+        watches: Mapping[str, metrics.Watch],
+        election: Callable[[], lease.State],
+    ) -> None:
+        self._work, self._watches, self._election = work, watches, election
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        yield from metrics.budget_series(self._work.rows(time.time()))
+        writes = CounterMetricFamily(
+            "tco_controller_writes", "What became of statuses, Events and folds.", labels=["result"]
+        )
+        for result, value in self._work.counters.items():
+            writes.add_metric([result], value)
+        yield writes
+        for name, value in self._work.gauges().items():
+            yield GaugeMetricFamily(*GAUGES[name], value)
+        yield GaugeMetricFamily(
+            "tco_controller_leader", "1 for the one that leads.", self._election().is_leader
+        )
+        yield from metrics.watch_series(self._watches)

@@ -1,0 +1,162 @@
+"""Folding: the counts of a node that is gone move into the ledger object, exactly once.
+
+    1. mark    the object gets MARK; its agent, should it live, leaves it alone from then on
+    2. fold    the ledger object takes its counts and its uid in one write
+    3. let go  the finalizer is removed, and the API server deletes the object
+    4. forget  once it is gone, its uid leaves the ledger object
+
+Every write names the version that it replaces. A crash between two steps repeats the next one: a
+marked object does not change, and one whose uid is in the ledger object is not added again.
+"""
+
+import datetime
+import logging
+from collections.abc import Callable, Collection
+from typing import Any
+
+from sluice import ledger, nodeusage, window
+from sluice.kube import client
+
+log = logging.getLogger("sluice.controller")
+
+# Days before this one that the ledger object keeps, so that every zone's yesterday is among them.
+DAYS_KEPT = 3
+# The CRD's maxItems of `merged`, less some room.
+MERGED_MAX = 9000
+
+Object = dict[str, Any]
+
+
+def fold(api: client.Api, names: Collection[str], now: float) -> list[str]:
+    """Fold the objects of these names, as far as they are still to be deleted.
+
+    Returns:
+        The names of those that were folded and let go.
+
+    Raises:
+        client.ApiError: the call at hand was not done; what is left is done by the next fold().
+    """
+    leaving = [found for name in names if (found := _marked(api, name)) is not None]
+    if not leaving:
+        return []
+    _take_in(api, leaving, now)
+    for found in leaving:
+        _let_go(api, found)
+        log.info("folded NodeLogUsage/%s of a node that is gone", found["metadata"]["name"])
+    return [found["metadata"]["name"] for found in leaving]
+
+
+def _marked(api: client.Api, name: str) -> Object | None:
+    """The object with its mark, or None if it is not, or not any more, to be folded."""
+    found = api.node_usage(name)
+    if found is None or not _is_ours_to_fold(found):
+        return None
+    if nodeusage.is_folding(found):
+        return found
+    metadata = found["metadata"]
+    marks = {**(metadata.get("annotations") or {}), nodeusage.MARK: "true"}
+    return api.put_node_usage({**found, "metadata": {**metadata, "annotations": marks}})
+
+
+def _is_ours_to_fold(found: Object) -> bool:
+    return "deletionTimestamp" in found["metadata"] and _has_finalizer(found)
+
+
+def _has_finalizer(found: Object) -> bool:
+    return nodeusage.FINALIZER in (found["metadata"].get("finalizers") or ())
+
+
+def _take_in(api: client.Api, leaving: list[Object], now: float) -> None:
+    """Add the counts of what is not in the ledger object yet, in one write."""
+    book = ledger_object(api)
+    status = book.get("status") or {}
+    merged = list(status.get("merged") or ())
+    new = [found for found in leaving if found["metadata"]["uid"] not in merged]
+    if not new:
+        return
+    sums = nodeusage.counted(status)
+    for found in new:
+        sums = nodeusage.plus(sums, nodeusage.counted(found.get("status") or {}))
+    merged += [found["metadata"]["uid"] for found in new]
+    _write(api, book, merged, recent(sums, now), now)
+
+
+def _let_go(api: client.Api, found: Object) -> None:
+    """Remove the finalizer from the version that was folded."""
+    metadata = found["metadata"]
+    finalizers = [name for name in metadata["finalizers"] if name != nodeusage.FINALIZER]
+    try:
+        api.put_node_usage({**found, "metadata": {**metadata, "finalizers": finalizers}})
+    except client.NotFound:
+        log.info("NodeLogUsage/%s is gone already", metadata["name"])
+
+
+def forget(api: client.Api, is_there: Callable[[str], bool], now: float) -> None:
+    """Take the uids of objects that are gone off the ledger object.
+
+    Args:
+        is_there: whether an object with this uid still exists, as of a list or watch that is newer
+            than the ledger object's version.
+    """
+    book = api.node_usage(nodeusage.LEDGER)
+    if book is None:
+        return
+    status = book.get("status") or {}
+    merged = list(status.get("merged") or ())
+    kept = [uid for uid in merged if is_there(uid)]
+    if kept != merged:
+        _write(api, book, kept, recent(nodeusage.counted(status), now), now)
+
+
+def ledger_object(api: client.Api) -> Object:
+    """The ledger object; made if there is none."""
+    found = api.node_usage(nodeusage.LEDGER)
+    if found is not None:
+        return found
+    metadata = {"name": nodeusage.LEDGER}
+    return api.create_node_usage(
+        {"apiVersion": nodeusage.API_VERSION, "kind": nodeusage.KIND, "metadata": metadata}
+    )
+
+
+def _write(
+    api: client.Api, book: Object, merged: list[str], sums: ledger.Counted, now: float
+) -> None:
+    status = {
+        "instance": "sluice-controller",
+        "seq": (book.get("status") or {}).get("seq", 0) + 1,
+        "reportedAt": window.iso(now),
+        "merged": merged,
+        **nodeusage.status_of(sums),
+    }
+    api.put_node_usage_status({**book, "status": status})
+
+
+def recent(sums: ledger.Counted, now: float) -> ledger.Counted:
+    """The windows that may be open somewhere, and the last few: an object has room for 16."""
+    today = datetime.datetime.fromtimestamp(now, datetime.UTC).date().toordinal()
+    month = window.open_windows("UTC", now).month
+    oldest = (window.day_key(today - DAYS_KEPT), window.month_key(month - 1))
+    # ISO dates compare as text.
+    return {
+        name: teams
+        for name, teams in sums.items()
+        if any(name[:2] == least[:2] and name >= least for least in oldest)
+    }
+
+
+def release_all(api: client.Api) -> int:
+    """Take the finalizer off every NodeLogUsage, for an uninstall; returns how many had it."""
+    return sum(_released(api, found) for found in api.node_usages())
+
+
+def _released(api: client.Api, listed: Object) -> bool:
+    found: Object | None = listed
+    while found is not None and _has_finalizer(found):
+        try:
+            _let_go(api, found)
+        except client.Conflict:
+            found = api.node_usage(listed["metadata"]["name"])
+        else:
+            return True
+    return False

@@ -1,0 +1,110 @@
+"""NodeLogUsage: what one node counted, as the resource that its agent writes.
+
+    status.usage   window -> team -> bytes that upstream took
+    status.counts  day -> team -> outcome -> {entries, bytes}; what is 0 is left out
+
+Counters are absolute and only grow, and each object has one writer, so that a report that is lost,
+repeated or overtaken does no harm. A node that goes leaves its object to the controller, which
+folds it into LEDGER; MARK says that it has begun, and that nothing may be written there any more.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sluice import columns, ledger
+
+API_VERSION = "tco.io/v1"
+KIND = "NodeLogUsage"
+FINALIZER = "tco.io/fold-usage"
+MARK = "tco.io/folding"
+LEDGER = "sluice-ledger-0"
+# Teams in a window of an object: the CRD's maxProperties.
+TEAMS_MAX = 2000
+# A day's values: the bytes, then outcome counts. A month's: the bytes.
+DAY_VALUES = 1 + columns.COUNTS
+
+
+def is_folding(node_usage: Mapping[str, Any]) -> bool:
+    """Whether the controller has begun to fold this object: it is nobody's to write any more."""
+    return MARK in (node_usage["metadata"].get("annotations") or {})
+
+
+def counted(status: Mapping[str, Any]) -> ledger.Counted:
+    """What a status says was counted."""
+    found: ledger.Counted = {}
+    for name, teams in (status.get("usage") or {}).items():
+        found[name] = {team: [size] for team, size in teams.items()}
+    for name, teams in (status.get("counts") or {}).items():
+        here = found.setdefault(name, {})
+        for team, outcomes in teams.items():
+            values = [0] * columns.COUNTS
+            for outcome, at in columns.OUTCOMES.items():
+                part = outcomes.get(outcome)
+                if part:
+                    values[at : at + 2] = part.get("entries", 0), part.get("bytes", 0)
+            here[team] = [*here.get(team, [0])[:1], *values]
+    for name, teams in found.items():
+        if name.startswith("d/"):
+            for team, values in teams.items():
+                if len(values) < DAY_VALUES:
+                    teams[team] = values + [0] * (DAY_VALUES - len(values))
+    return found
+
+
+def status_of(what: ledger.Counted) -> dict[str, Any]:
+    """The parts of a status that say what was counted; the other way round of counted()."""
+    usage = {name: {team: values[0] for team, values in teams.items()}
+             for name, teams in what.items()}  # fmt: skip
+    counts = {
+        name: {team: outcomes(values[1:]) for team, values in teams.items() if any(values[1:])}
+        for name, teams in what.items()
+        if name.startswith("d/")
+    }
+    return {"usage": usage, "counts": counts}
+
+
+def outcomes(values: list[int]) -> dict[str, dict[str, int]]:
+    """Outcome counts as {"received": {"entries": ..., "bytes": ...}, ...} without the zeros."""
+    return {
+        outcome: {"entries": values[at], "bytes": values[at + 1]}
+        for outcome, at in columns.OUTCOMES.items()
+        if values[at] or values[at + 1]
+    }
+
+
+def plus(one: ledger.Counted, other: ledger.Counted) -> ledger.Counted:
+    """The sums of both."""
+    return combined(one, other, lambda a, b: a + b)
+
+
+def beyond(one: ledger.Counted, other: ledger.Counted) -> ledger.Counted:
+    """What `one` has more than `other`; where it has less, nothing."""
+    less = combined(one, other, lambda a, b: max(0, a - b))
+    return {
+        name: kept
+        for name, teams in less.items()
+        if (kept := {team: values for team, values in teams.items() if any(values)})
+    }
+
+
+def combined(one: ledger.Counted, other: ledger.Counted, how: Any) -> ledger.Counted:
+    """Value by value; one that either lacks is 0."""
+    found: ledger.Counted = {}
+    for name in one.keys() | other.keys():
+        mine, theirs = one.get(name, {}), other.get(name, {})
+        zeros = [0] * (DAY_VALUES if name.startswith("d/") else 1)
+        found[name] = {
+            team: [how(a, b) for a, b in zip(mine.get(team, zeros), theirs.get(team, zeros),
+                                             strict=True)]
+            for team in mine.keys() | theirs.keys()
+        }  # fmt: skip
+    return found
+
+
+def new(node: str, node_uid: str) -> dict[str, Any]:
+    """The object that an agent creates for its node, which owns it: the node gone, it goes too."""
+    metadata: dict[str, Any] = {"name": node, "finalizers": [FINALIZER]}
+    if node_uid:
+        owner = {"apiVersion": "v1", "kind": "Node", "name": node, "uid": node_uid}
+        metadata["ownerReferences"] = [owner]
+    return {"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata}

@@ -1,0 +1,37 @@
+"""A port to listen on: taken for sure before anything else is begun."""
+
+import contextlib
+import errno
+import socket
+import time
+
+from sluice import errors
+
+WAIT_S = 5.0
+
+
+class CannotStart(errors.SluiceError):
+    """The process cannot begin to serve; exit code 2."""
+
+
+def check_port(host: str, port: int, wait: float = WAIT_S) -> None:
+    """Bind the port once without sharing it: a server that shares would join another one.
+
+    Raises:
+        CannotStart: the port is taken, still after `wait` seconds, or is not ours to take.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    until = time.monotonic() + wait
+    while True:
+        with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
+            # Only connections that linger from a server before us may be in the way.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                if time.monotonic() >= until or error.errno != errno.EADDRINUSE:
+                    words = error.strerror or str(error)
+                    raise CannotStart(f"listen on {host}:{port}: {words}") from error
+            else:
+                return
+        time.sleep(0.05)

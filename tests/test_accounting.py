@@ -1,0 +1,339 @@
+"""Cluster accounting: what nodes counted, what the status says, what each node may still admit."""
+
+import tempfile
+from pathlib import Path
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+from cluster_model import NOON, World, nodeusage, own
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from sluice.agent import report
+
+DAY = 86_400
+KEY, TODAY = "shop/shop", "d/2026-11-23"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    made = World(tmp_path)
+    made.api.apply("shop", "shop", dailyLimit=1_000_000)
+    return made
+
+
+def test_usage_of_all_nodes_is_summed_up(world: World) -> None:
+    a, b = world.node("a"), world.node("b")
+    assert a.push("shop", 1000) + b.push("shop", 500) == 1500
+    world.settle()
+    status = world.status(KEY)
+    assert status["currentUsage"] == status["monthlyUsage"] == 1500
+    assert status["today"]["forwarded"] == {"entries": 2, "bytes": 1500}
+    assert status["nodes"] == {"reporting": 2, "stale": 0}
+    assert status["decision"] == "Allow"
+    for node, others in ((a, 500), (b, 1000)):
+        assert node.others.bytes_of(KEY, TODAY) == others
+
+
+def test_a_node_decides_on_what_the_others_used(world: World) -> None:
+    a, b = world.node("a"), world.node("b")
+    assert a.push("shop", 700_000) == 700_000
+    world.settle()
+    assert b.push("shop", 300_001) == 0
+    assert b.push("shop", 300_000) == 300_000
+    world.settle()
+    assert world.status(KEY)["currentUsage"] == 1_000_000
+    assert world.status(KEY)["decision"] == "Drop"
+    assert a.push("shop", 1) == 0
+
+
+def test_a_node_alone_never_overshoots_and_never_undershoots(world: World) -> None:
+    a = world.node("a")
+    for _ in range(10):
+        assert a.push("shop", 100_000) == 100_000
+        world.settle(3)
+    assert a.push("shop", 1) == 0
+
+
+def test_a_status_ahead_of_the_answer_to_a_report_does_not_count_it_twice(world: World) -> None:
+    a = world.node("a")
+    world.settle(5)
+    a.push("shop", 700_000)
+    world.pass_time(5)
+    world.api.fault = "reply"
+    a.tick()
+    # The controller has seen the report, and so hears the node of it before it knows itself.
+    world.control()
+    a.follow()
+    assert world.status(KEY)["currentUsage"] == 700_000
+    assert a.push("shop", 250_000) == 250_000
+
+
+def test_a_restart_goes_on_where_it_was(world: World) -> None:
+    a = world.node("a")
+    a.push("shop", 600_000)
+    world.settle()
+    a.push("shop", 100_000)
+    a.stop(kill=True)
+    a.start()
+    assert own(a, KEY, TODAY) == 700_000
+    assert a.push("shop", 300_001) == 0
+    world.settle()
+    assert world.status(KEY)["currentUsage"] == 700_000
+
+
+def test_a_new_pod_without_the_file_takes_over_what_was_reported(world: World) -> None:
+    a = world.node("a")
+    a.push("shop", 600_000)
+    world.settle()
+    a.stop()
+    a.start(keep=False)
+    # Before it has read the object it may count: that comes on top.
+    assert a.push("shop", 1000) == 1000
+    world.settle()
+    assert own(a, KEY, TODAY) == 601_000
+    assert world.status(KEY)["currentUsage"] == 601_000
+    assert a.push("shop", 399_001) == 0
+
+
+def test_a_running_agent_that_was_replaced_ends(world: World) -> None:
+    a = world.node("a")
+    a.push("shop", 1000)
+    world.settle(10)
+    usage = world.api.node_usage("a")
+    assert usage is not None
+    status = {**usage["status"], "instance": "another", "seq": usage["status"]["seq"] + 1}
+    world.api.put_node_usage_status({**usage, "status": status})
+    a.push("shop", 1000)
+    with pytest.raises(report.Deposed):
+        world.settle()
+
+
+def test_a_node_that_is_gone_is_folded_once(world: World) -> None:
+    a, b = world.node("a"), world.node("b")
+    a.push("shop", 1000)
+    b.push("shop", 10)
+    world.settle()
+    world.api.delete_node("a")
+    a.stop(kill=True)
+    world.settle(30)
+    assert world.api.node_usage("a") is not None, "it may still report"
+    world.settle()
+    assert world.api.node_usage("a") is None
+    book = world.api.node_usage(nodeusage.LEDGER)
+    assert book is not None
+    assert book["status"]["usage"][TODAY] == {KEY: 1000}
+    assert book["status"]["merged"] == []
+    assert world.status(KEY)["currentUsage"] == 1010
+
+
+def test_a_node_that_comes_back_under_its_name_counts_anew(world: World) -> None:
+    a = world.node("a")
+    a.push("shop", 1000)
+    world.settle()
+    world.api.delete_node("a")
+    a.stop()
+    world.settle()
+    a.start(keep=False)
+    a.push("shop", 5)
+    world.settle()
+    assert world.status(KEY)["currentUsage"] == 1005
+    assert a.others.bytes_of(KEY, TODAY) == 1000
+
+
+def test_an_agent_that_outlives_its_node_object_does_not_report_it_twice(world: World) -> None:
+    a = world.node("a")
+    a.push("shop", 1000)
+    world.settle()
+    a.is_up = False
+    world.api.delete_node("a")
+    world.settle()
+    assert world.api.node_usage("a") is None
+    a.is_up = True
+    a.push("shop", 5)
+    world.settle()
+    assert world.status(KEY)["currentUsage"] == 1005
+    assert own(a, KEY, TODAY) == 1005
+    assert a.others.bytes_of(KEY, TODAY) == 0
+
+
+def test_a_budget_made_again_goes_on_in_its_day(world: World) -> None:
+    a, b = world.node("a"), world.node("b")
+    a.push("shop", 600_000)
+    world.settle()
+    world.api.delete_budget("shop", "shop")
+    world.settle(5)
+    world.api.apply("shop", "shop", dailyLimit=1_000_000)
+    for node in (a, b):
+        node.follow()
+    assert b.push("shop", 400_001) == 0, "what was heard of it stands until there is a new status"
+    world.settle()
+    assert world.status(KEY)["currentUsage"] == 600_000
+
+
+def test_a_new_day_begins_at_nothing_for_all(world: World) -> None:
+    a, b = world.node("a"), world.node("b")
+    a.push("shop", 1_000_000)
+    world.settle()
+    assert b.push("shop", 1) == 0
+    world.wall, world.mono = NOON + DAY / 2, world.mono + DAY / 2
+    assert b.push("shop", 1_000_000) == 1_000_000
+    world.settle()
+    status = world.status(KEY)
+    assert (status["currentDay"], status["currentUsage"]) == ("2026-11-24", 1_000_000)
+    assert status["monthlyUsage"] == 2_000_000
+
+
+def test_a_stale_team_shares_what_is_left(world: World) -> None:
+    a, b = world.node("a"), world.node("b")
+    a.push("shop", 300_000)
+    b.push("shop", 100_000)
+    world.settle()
+    for node in (a, b):
+        node.others.distrust(frozenset({KEY}))
+        node.book.redraw(node.others.changed())
+    more = [0, 0]
+    for i, node in enumerate((a, b)):
+        while node.push("shop", 1000):
+            more[i] += 1000
+    # Half of 600 000 by what each used (3:1), half the same for both.
+    assert more == [375_000, 225_000]
+
+
+@pytest.mark.parametrize(("mode", "passes"), [("Allow", True), ("Drop", False)])
+def test_a_stale_team_follows_its_own_word(world: World, mode: str, passes: bool) -> None:
+    world.api.apply("shop", "shop", dailyLimit=1_000_000, onStale=mode)
+    a = world.node("a")
+    a.push("shop", 900_000)
+    a.others.distrust(frozenset({KEY}))
+    a.book.redraw(a.others.changed())
+    assert (a.push("shop", 200_000) > 0) is passes
+
+
+def test_controllers_that_are_dead_make_usage_stale(world: World) -> None:
+    a = world.node("a")
+    world.settle(5)
+    a.push("shop", 1000)
+    for _ in range(14):
+        world.pass_time(20)
+        a.tick()
+    assert a.reporter.uncovered(world.mono, wait=150) == {KEY}
+    world.settle(5)
+    assert not a.reporter.uncovered(world.mono, wait=150)
+
+
+class Faults(RuleBasedStateMachine):
+    """Invariant: whatever is lost, restarted, folded or taken over, usage never falls within the
+    day, and once all is quiet it is what the nodes let pass, to the byte."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.world = World(Path(self.folder.name))
+        self.passed = dict.fromkeys((KEY, "pay/pay"), 0)
+        self.shown = dict.fromkeys(self.passed, 0)
+
+    @initialize()
+    def begin(self) -> None:
+        for name in ("shop", "pay"):
+            self.world.api.apply(name, name, dailyLimit=10_000_000)
+        for name in "abc":
+            self.world.node(name)
+
+    nodes = st.sampled_from("abc")
+
+    @rule(name=nodes, team=st.sampled_from(["shop", "pay"]), size=st.integers(1, 200_000))
+    def push(self, name: str, team: str, size: int) -> None:
+        node = self.world.nodes[name]
+        if node.is_up:
+            self.passed[f"{team}/{team}"] += node.push(team, size)
+
+    @rule(name=nodes, seconds=st.sampled_from([0.2, 3, 70]))
+    def tell(self, name: str, seconds: float) -> None:
+        self.world.pass_time(seconds)
+        self.world.nodes[name].tick()
+
+    @rule(name=nodes, events=st.integers(0, 5))
+    def hear(self, name: str, events: int) -> None:
+        self.world.nodes[name].follow(events)
+
+    @rule(events=st.integers(0, 5))
+    def control(self, events: int) -> None:
+        self.world.control(events)
+
+    @rule(fault=st.sampled_from(["request", "reply"]))
+    def lose(self, fault: str) -> None:
+        self.world.api.fault = fault
+
+    @rule()
+    def take_over(self) -> None:
+        self.world.lead()
+
+    @rule(name=nodes)
+    def restart(self, name: str) -> None:
+        node = self.world.nodes[name]
+        if node.is_up:
+            node.stop(kill=True)
+        node.start()
+
+    @rule(name=nodes)
+    def replace_pod(self, name: str) -> None:
+        node = self.world.nodes[name]
+        if not node.is_up:
+            return
+        self.world.api.fault = ""
+        if node.reporter.final():
+            node.stop(kill=True)
+            node.start(keep=False)
+
+    @rule(name=nodes)
+    def lose_node(self, name: str) -> None:
+        node = self.world.nodes[name]
+        if node.is_up and self.world.api.node_usage(name) is not None:
+            self.world.api.delete_node(name)
+
+    @rule(name=nodes)
+    def remove_node(self, name: str) -> None:
+        node = self.world.nodes[name]
+        self.world.api.fault = ""
+        if node.is_up and node.reporter.final():
+            node.stop(kill=True)
+            self.world.api.delete_node(name)
+
+    @rule(name=nodes, seconds=st.sampled_from([1, 10, 200]))
+    def come_back(self, name: str, seconds: int) -> None:
+        node = self.world.nodes[name]
+        if not node.is_up:
+            for _ in range(seconds):
+                self.world.pass_time(1)
+                self.world.control()
+            node.start(keep=False)
+
+    @invariant()
+    def usage_never_falls(self) -> None:
+        for key, before in self.shown.items():
+            found = self.world.api.objects.get(("teambudgets", key), {}).get("status", {})
+            now = found.get("currentUsage", 0)
+            assert before <= now <= self.passed[key], key
+            self.shown[key] = now
+
+    def teardown(self) -> None:
+        try:
+            self.world.api.fault = ""
+            if self.world.nodes:
+                self.world.settle()
+                self.check()
+        finally:
+            self.folder.cleanup()
+
+    def check(self) -> None:
+        for key, passed in self.passed.items():
+            assert self.world.status(key)["currentUsage"] == passed, key
+            for node in self.world.nodes.values():
+                if node.is_up:
+                    others = passed - own(node, key, TODAY)
+                    assert node.others.bytes_of(key, TODAY) == others, (key, node.name)
+
+
+TestFaults = Faults.TestCase
+TestFaults.settings = hypothesis.settings(max_examples=60, stateful_step_count=40, deadline=None)
