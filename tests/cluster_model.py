@@ -233,6 +233,7 @@ class Node:
         self.folder = world.folder / name
         self.pods = itertools.count(1)
         self.is_up = False
+        self.clock_error_s = 0.0
         self.start()
 
     def start(self, *, keep: bool = True) -> None:
@@ -255,7 +256,7 @@ class Node:
             node_uid="",
             instance=self.pod,
             settings=self.world.pace,
-            clock=lambda: self.world.wall,
+            clock=lambda: self.world.wall + self.clock_error_s,
             monotonic=lambda: self.world.mono,
             rng=lambda: 0.5,
         )
@@ -291,7 +292,7 @@ class Node:
 
     def tick(self) -> None:
         if self.is_up:
-            self.book.rules_at(self.world.wall)
+            self.book.rules_at(self.world.wall + self.clock_error_s)
             self.reporter.tick()
             self.book.redraw(self.others.changed())
 

@@ -1,7 +1,9 @@
 """Cluster accounting: what nodes counted, what the status says, what each node may still admit."""
 
+import datetime
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
@@ -220,6 +222,186 @@ def test_controllers_that_are_dead_make_usage_stale(world: World) -> None:
     assert a.reporter.uncovered(world.mono, wait=150) == {KEY}
     world.settle(5)
     assert not a.reporter.uncovered(world.mono, wait=150)
+
+
+def at(text: str) -> float:
+    """An instant, from how UTC writes it."""
+    return datetime.datetime.fromisoformat(text).timestamp()
+
+
+def move_to(world: World, text: str) -> None:
+    """Set the clock ahead, quietly."""
+    world.pass_time(at(text) - world.wall)
+
+
+def test_midnight_comes_at_its_own_time_in_each_zone(world: World) -> None:
+    world.api.apply("shop", "shop", dailyLimit=1000, timeZone="Asia/Tokyo")
+    world.api.apply("pay", "pay", dailyLimit=1000, timeZone="America/New_York")
+    a = world.node("a")
+    assert a.push("shop", 1000) + a.push("pay", 1000) == 2000
+    world.settle()
+    # 00:00 in Tokyo is 15:00 UTC, in New York it is 05:00 UTC (no summer time in November).
+    move_to(world, "2026-11-23T14:59:59Z")
+    assert a.push("shop", 1) == 0
+    move_to(world, "2026-11-23T15:00:00Z")
+    assert (a.push("shop", 1000), a.push("pay", 1)) == (1000, 0)
+    world.settle()
+    assert world.status("shop/shop")["currentDay"] == "2026-11-24"
+    assert world.status("shop/shop")["currentUsage"] == 1000
+    assert world.status("pay/pay")["currentDay"] == "2026-11-23"
+    move_to(world, "2026-11-24T05:00:00Z")
+    assert a.push("pay", 1000) == 1000
+    world.settle()
+    assert world.status("pay/pay")["currentDay"] == "2026-11-24"
+    assert world.status("pay/pay")["monthlyUsage"] == 2000
+
+
+def test_a_month_ends_for_all_at_once(world: World) -> None:
+    world.api.apply("shop", "shop", dailyLimit=1000, monthlyLimit=1000)
+    a, b = world.node("a"), world.node("b")
+    assert a.push("shop", 1000) == 1000
+    world.settle()
+    move_to(world, "2026-11-30T12:00:00Z")
+    world.settle()
+    assert world.status(KEY)["decision"] == "Drop"
+    assert (a.push("shop", 1), b.push("shop", 1)) == (0, 0)
+    move_to(world, "2026-12-01T00:00:00Z")
+    assert b.push("shop", 1000) == 1000
+    world.settle()
+    status = world.status(KEY)
+    assert (status["currentMonth"], status["monthlyUsage"]) == ("2026-12", 1000)
+    assert a.push("shop", 1) == 0
+
+
+def test_a_day_of_25_hours_is_one_day(world: World) -> None:
+    world.api.apply("shop", "shop", dailyLimit=1000, timeZone="Europe/Berlin")
+    world.wall = at("2026-10-24T22:00:00Z")
+    a = world.node("a")
+    assert a.push("shop", 600) == 600
+    world.settle()
+    # 24 hours later it is 23:00 of the same day, for at 03:00 the clocks went back.
+    move_to(world, "2026-10-25T22:30:00Z")
+    assert a.push("shop", 401) == 0
+    assert a.push("shop", 400) == 400
+    world.settle()
+    assert world.status(KEY)["currentDay"] == "2026-10-25"
+    assert world.status(KEY)["currentUsage"] == 1000
+    move_to(world, "2026-10-25T23:00:00Z")
+    assert a.push("shop", 1000) == 1000
+
+
+def test_a_limit_below_usage_drops_until_the_window_ends(world: World) -> None:
+    a, b = world.node("a"), world.node("b")
+    a.push("shop", 600_000)
+    world.settle()
+    world.api.apply("shop", "shop", dailyLimit=500_000)
+    for node in (a, b):
+        node.follow()
+        assert node.push("shop", 1) == 0
+    world.settle(3)
+    status = world.status(KEY)
+    assert (status["decision"], status["dailyPercent"]) == ("Drop", 120)
+    assert status["observedGeneration"] == 2
+    move_to(world, "2026-11-24T00:00:00Z")
+    assert a.push("shop", 500_000) == 500_000
+
+
+def test_what_was_counted_late_in_a_day_is_reported_after_it(world: World) -> None:
+    a = world.node("a")
+    world.settle(10)
+    move_to(world, "2026-11-23T23:59:59Z")
+    a.push("shop", 1000)
+    move_to(world, "2026-11-24T00:00:01Z")
+    a.push("shop", 10)
+    world.settle()
+    usage = world.api.node_usage("a")
+    assert usage is not None
+    assert usage["status"]["usage"][TODAY] == {KEY: 1000}
+    assert usage["status"]["usage"]["d/2026-11-24"] == {KEY: 10}
+    assert world.status(KEY)["monthlyUsage"] == 1010
+    move_to(world, "2026-11-24T02:30:00Z")
+    a.push("shop", 10)
+    world.settle()
+    usage = world.api.node_usage("a")
+    assert usage is not None
+    assert TODAY not in usage["status"]["usage"]
+
+
+def test_a_silent_node_makes_usage_stale_and_its_return_cures_it(world: World) -> None:
+    a, b = world.node("a"), world.node("b")
+    a.push("shop", 1000)
+    b.push("shop", 1000)
+    world.settle()
+    b.is_up = False
+    world.settle()
+    stale = verdict(world, "DataStale")
+    assert stale["status"] == "True"
+    assert "1 of 2 nodes are silent: b" in stale["message"]
+    assert world.status(KEY)["nodes"] == {"reporting": 2, "stale": 1}
+    b.is_up = True
+    world.settle(200)
+    assert verdict(world, "DataStale")["status"] == "False"
+
+
+def verdict(world: World, kind: str) -> dict[str, Any]:
+    """A condition of the budget."""
+    (found,) = (c for c in world.status(KEY)["conditions"] if c["type"] == kind)
+    made: dict[str, Any] = found
+    return made
+
+
+def test_a_clock_that_is_off_is_reported(world: World) -> None:
+    a = world.node("a")
+    a.clock_error_s = 30
+    a.push("shop", 1000)
+    world.settle()
+    skew = verdict(world, "ClockSkew")
+    assert (skew["status"], "a by +30 s" in skew["message"]) == ("True", True)
+    a.clock_error_s = 0
+    a.push("shop", 1000)
+    world.settle()
+    assert verdict(world, "ClockSkew")["status"] == "False"
+
+
+def test_conditions_keep_the_time_of_their_last_change(world: World) -> None:
+    a = world.node("a")
+    world.settle(5)
+    ready = verdict(world, "Ready")
+    for _ in range(9):
+        a.push("shop", 100_000)
+    world.settle()
+    assert verdict(world, "Ready")["lastTransitionTime"] == ready["lastTransitionTime"]
+    assert verdict(world, "Throttling")["status"] == "True"
+    assert verdict(world, "Throttling")["lastTransitionTime"] > ready["lastTransitionTime"]
+
+
+def test_a_status_is_not_written_without_need(world: World) -> None:
+    a, b = world.node("a"), world.node("b")
+    a.push("shop", 1000)
+    world.settle()
+    before = world.status(KEY)["lastUpdated"]
+    # Heartbeats of nodes only.
+    world.settle(600)
+    assert world.status(KEY)["lastUpdated"] == before
+    b.push("shop", 20_000)
+    world.settle(70)
+    assert world.status(KEY)["lastUpdated"] > before
+
+
+def test_a_hot_team_costs_a_bounded_number_of_reports(world: World) -> None:
+    a = world.node("a")
+    world.settle(5)
+    begun = world.api.calls
+    for _ in range(600):
+        a.push("shop", 1500)
+        world.pass_time(1)
+        a.follow()
+        a.tick()
+        world.control()
+    # 900 kB of 1 MB: a tenth of what is left each time, and no more often than the floor.
+    reports = a.reporter.counters["acknowledged"]
+    assert 10 <= reports <= 60
+    assert world.api.calls - begun < 3 * reports
 
 
 class Faults(RuleBasedStateMachine):
