@@ -18,10 +18,10 @@ ASAN_ENV = PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_s
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help build check test asan bench servers demo clean FORCE
+.PHONY: help build check test asan bench servers manifests image demo clean FORCE
 
 help:  ## show this
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 build: $(VENV)/.core  ## set up .venv and compile the core
 
@@ -51,6 +51,12 @@ bench: build $(VENV)/.dev  ## the benchmarks; results belong into benchmarks/REA
 
 servers: $(VENV)/.made  ## build or install the real servers that tests and benchmarks use
 	@$(PY) tests/servers/build.py $(ARGS)
+
+manifests: $(VENV)/.made  ## render deploy/k8s from the chart
+	@$(PY) tools/manifests.py --helm "$$($(PY) tests/servers/build.py --path helm)" $(ARGS)
+
+image: $(VENV)/.made  ## build the container image of Debian packages and run it; as root
+	@PYTHON=$(PY) sh tools/image.sh $(ARGS)
 
 demo: build  ## watch budgets being enforced, on synthetic teams
 	@exec $(PY) -m sluice demo $(ARGS)

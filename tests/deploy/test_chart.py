@@ -1,0 +1,300 @@
+"""The chart: what its values do, what it refuses, and that deploy/k8s is what it renders."""
+
+import json
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from chart import CHART, ROOT, container, helm, pick, render, template
+from servers import build
+
+pytestmark = pytest.mark.helm
+
+# A value other than the default for each that there is.
+OTHERS: dict[str, Any] = {
+    "image.repository": "registry.example/sluice",
+    "image.tag": "v1.0.0",
+    "image.digest": f"sha256:{'0' * 64}",
+    "image.pullPolicy": "Always",
+    "image.pullSecrets": [{"name": "registry"}],
+    "upstream.url": "https://logs.example.com/loki/api/v1/push",
+    "upstream.timeoutSeconds": 5,
+    "upstream.headersSecret.name": "other",
+    "upstream.headersSecret.key": "other",
+    "upstream.caConfigMap.name": "other",
+    "upstream.caConfigMap.key": "other",
+    "unbudgeted": "drop",
+    "namespaceLabels": ["ns", "namespace"],
+    "reportCeilingSeconds": 120,
+    "heartbeatSeconds": 30,
+    "logFormat": "text",
+    "logLevel": "debug",
+    "listenHost": "[::]",
+    **{
+        f"{process}.{name}": value
+        for process in ("agent", "controller")
+        for name, value in {
+            "resources.requests.cpu": "1",
+            "resources.requests.memory": "1Gi",
+            "resources.limits.memory": "2Gi",
+            "tolerations": [{"key": "other", "operator": "Exists"}],
+            "nodeSelector": {"disk": "ssd"},
+            "affinity": {"podAntiAffinity": {}},
+            "podAnnotations": {"example.com/note": "x"},
+            "podLabels": {"example.com/team": "x"},
+            "extraEnv": [{"name": "SLUICE_THREADS", "value": "32"}],
+        }.items()
+    },
+    "agent.resources.requests.ephemeral-storage": "1Gi",
+    "agent.stateSizeLimit": "1Gi",
+    "agent.maxUnavailable": 1,
+    "controller.replicas": 1,
+    "priorityClass.create": False,
+    "priorityClass.name": "other",
+    "priorityClass.value": 1000,
+    "networkPolicy.enabled": False,
+    "networkPolicy.shippers": [{"namespaceSelector": {}}],
+    "networkPolicy.monitoring": [],
+    "networkPolicy.dns": [{"namespaceSelector": {}}],
+    "networkPolicy.apiServer": [{"ipBlock": {"cidr": "10.0.0.1/32"}}],
+    "networkPolicy.apiServerPorts": [8443],
+    "networkPolicy.upstream": [{"ipBlock": {"cidr": "10.0.0.2/32"}}],
+    "flowControl.enabled": False,
+    "flowControl.concurrencyShares": 20,
+    "createNamespace": True,
+}
+# Keys mean nothing without a name. As JSON, for helm takes --set after that, wherever it stands.
+NAMED = ('--set-json=upstream.headersSecret.name="a"', '--set-json=upstream.caConfigMap.name="a"')
+
+
+def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def setting(path: str, value: Any) -> str:
+    return f"--set-json={path}={json.dumps(value)}"
+
+
+def test_helm_lint_has_nothing_to_say() -> None:
+    assert "0 chart(s) failed" in helm("lint", "--strict", str(CHART)).stdout
+
+
+def test_chart_and_program_have_one_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert (chart["version"], chart["appVersion"]) == (project["version"], project["version"])
+
+
+def test_every_value_has_an_effect() -> None:
+    """Invariant: changing any one value of values.yaml changes what is rendered."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert set(leaves(values)) == set(OTHERS)
+    default = template(*NAMED).stdout
+    idle = [
+        path
+        for path, value in OTHERS.items()
+        if template(*NAMED, setting(path, value)).stdout == default
+    ]
+    assert not idle
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("upstream.uri", "http://loki", "uri"),
+        ("upsteam.url", "http://loki", "upsteam"),
+        ("agent.resource.limits.memory", "1Gi", "resource"),
+        ("controller.replica", 3, "replica"),
+        ("networkPolicy.shipper", [], "shipper"),
+        ("networkPolicy.shippers", [], "shippers"),
+        ("networkPolicy.shippers", [{"namespaces": ["a"]}], "namespaces"),
+        ("networkPolicy.dns", [], "dns"),
+        ("upstream.url", "loki:3100", "url"),
+        ("upstream.url", "", "url"),
+        ("upstream.url", "http://user:secret@loki", "url"),
+        ("upstream.timeoutSeconds", 0, "timeoutSeconds"),
+        ("unbudgeted", "deny", "unbudgeted"),
+        ("heartbeatSeconds", 0, "heartbeatSeconds"),
+        ("logLevel", "trace", "logLevel"),
+        ("agent.stateSizeLimit", "512", "stateSizeLimit"),
+        ("agent.maxUnavailable", "0%", "maxUnavailable"),
+        ("agent.extraEnv", [{"nam": "A"}], "extraEnv"),
+        ("image.digest", "sha256:0", "digest"),
+        ("controller.replicas", -1, "replicas"),
+    ],
+)
+def test_a_misspelt_or_impossible_value_is_refused_by_name(
+    path: str, value: Any, says: str
+) -> None:
+    refused = template(setting(path, value), check=False)
+    assert refused.returncode != 0
+    assert says in refused.stderr
+
+
+def test_a_cluster_older_than_what_was_tried_is_refused() -> None:
+    assert template("--kube-version=1.32.0").returncode == 0
+    refused = template("--kube-version=1.31.9", check=False)
+    assert refused.returncode != 0
+    assert ">=1.32" in refused.stderr
+
+
+def test_headers_and_certificates_of_upstream_come_from_objects_that_others_keep() -> None:
+    agent = pick(
+        render("--set=upstream.headersSecret.name=loki,upstream.caConfigMap.name=ca"),
+        "DaemonSet",
+        "tco-agent",
+    )
+    env = {each["name"]: each for each in container(agent)["env"]}
+    assert env["SLUICE_UPSTREAM_HEADER"]["valueFrom"]["secretKeyRef"] == {
+        "name": "loki",
+        "key": "headers",
+    }
+    mounts = {each["name"]: each for each in container(agent)["volumeMounts"]}
+    ca = env["SLUICE_UPSTREAM_CA"]["value"]
+    assert ca == f"{mounts['upstream-ca']['mountPath']}/ca.crt"
+
+
+def test_a_digest_wins_over_the_tag() -> None:
+    digest = f"sha256:{'1' * 64}"
+    objects = render("--set", f"image.repository=r.example/s,image.tag=v1,image.digest={digest}")
+    for kind, name in (("DaemonSet", "tco-agent"), ("Deployment", "tco-controller")):
+        assert container(pick(objects, kind, name))["image"] == f"r.example/s@{digest}"
+
+
+def test_in_another_namespace_nothing_names_the_usual_one() -> None:
+    text = template("--include-crds", namespace="logging").stdout
+    assert "sluice-system" not in text.replace("else `sluice-system`", "")
+    assert "system:serviceaccount:logging:sluice-agent" in text
+
+
+def test_agents_and_controller_go_by_the_same_numbers_and_labels() -> None:
+    objects = render(
+        setting("namespaceLabels", ["ns", "namespace"]),
+        "--set=reportCeilingSeconds=120,heartbeatSeconds=30",
+    )
+    for kind, name in (("DaemonSet", "tco-agent"), ("Deployment", "tco-controller")):
+        env = {
+            each["name"]: each.get("value") for each in container(pick(objects, kind, name))["env"]
+        }
+        assert env["SLUICE_REPORT_CEILING"] == "120"
+        assert env["SLUICE_HEARTBEAT"] == "30"
+        assert env["SLUICE_NAMESPACE_LABEL"] == "ns namespace"
+
+
+def upstream_rules(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The egress rules of the agent before those that both processes have."""
+    both = pick(objects, "NetworkPolicy", "tco-controller")["spec"]["egress"]
+    agents = pick(objects, "NetworkPolicy", "tco-agent")["spec"]["egress"]
+    assert agents[-len(both) :] == both
+    return list(agents[: -len(both)])
+
+
+def to_namespace(name: str) -> dict[str, Any]:
+    labels = {"kubernetes.io/metadata.name": name}
+    return {"to": [{"namespaceSelector": {"matchLabels": labels}}]}
+
+
+@pytest.mark.parametrize(
+    ("url", "rules"),
+    [
+        ("http://loki-gateway.loki.svc/loki/api/v1/push", [to_namespace("loki")]),
+        ("http://loki.logs.svc.cluster.local:3100", [to_namespace("logs")]),
+        ("http://loki:3100", [to_namespace("sluice-system")]),
+        ("http://loki.logs:3100", [to_namespace("logs"), {"ports": [{"port": 3100}]}]),
+        ("https://logs.example.com/loki/api/v1/push", [{"ports": [{"port": 443}]}]),
+        ("http://logs.example.com", [{"ports": [{"port": 80}]}]),
+        ("http://10.1.2.3:3100", [{"ports": [{"port": 3100}]}]),
+        ("http://[fd00::1]:3100", [{"ports": [{"port": 3100}]}]),
+        ("http://[fd00::1]", [{"ports": [{"port": 80}]}]),
+    ],
+)
+def test_agents_may_reach_upstream_wherever_its_url_says_it_is(
+    url: str, rules: list[dict[str, Any]]
+) -> None:
+    assert upstream_rules(render("--set", f"upstream.url={url}")) == rules
+
+
+def test_named_peers_of_upstream_replace_what_the_url_says() -> None:
+    peers = [{"ipBlock": {"cidr": "10.0.0.2/32"}}]
+    assert upstream_rules(render(setting("networkPolicy.upstream", peers))) == [{"to": peers}]
+
+
+def test_no_peers_for_monitoring_lets_nobody_in_instead_of_everybody() -> None:
+    objects = render(setting("networkPolicy.monitoring", []))
+    policy = pick(objects, "NetworkPolicy", "tco-controller")["spec"]
+    assert "ingress" not in policy
+    assert "Ingress" in policy["policyTypes"]
+    (rule,) = pick(objects, "NetworkPolicy", "tco-agent")["spec"]["ingress"]
+    assert rule["from"], "an empty list of peers would mean everybody"
+
+
+def manifests(root: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run tools/manifests.py as make does, on the checkout at `root`."""
+    command = [sys.executable, str(root / "tools" / "manifests.py")]
+    return subprocess.run(
+        [*command, "--helm", str(build.place("helm")), *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_plain_manifests_are_what_the_chart_renders() -> None:
+    checked = manifests(ROOT, "--check")
+    assert checked.returncode == 0, checked.stderr
+
+
+def append(path: str, text: str) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        with (root / path).open("a") as file:
+            file.write(text)
+
+    return change
+
+
+def replace(path: str, old: str, new: str) -> Callable[[Path], None]:
+    def change(root: Path) -> None:
+        before = (root / path).read_text()
+        assert old in before
+        (root / path).write_text(before.replace(old, new))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (append("deploy/k8s/rbac.yaml", "# more\n"), "rbac.yaml: differs"),
+        (replace("deploy/k8s/agent-daemonset.yaml", "Local", "Cluster"), "daemonset.yaml: differs"),
+        (replace("deploy/helm/sluice/values.yaml", "replicas: 2", "replicas: 3"),
+         "controller-deployment.yaml: differs"),
+        (append("deploy/helm/sluice/crds/teambudget-crd.yaml", "# more\n"), "crd.yaml: differs"),
+        (append("deploy/helm/sluice/crds/nodelogusage-crd.yaml", "# more\n"),
+         "controller-deployment.yaml: differs"),
+        (lambda root: (root / "deploy/k8s/pdb.yaml").unlink(), "pdb.yaml: is missing"),
+        (append("deploy/k8s/more.yaml", "kind: Pod\n"), "more.yaml: not of the chart"),
+        (append("deploy/helm/sluice/templates/more.yaml", "kind: Pod\n"), "templates/more.yaml"),
+        (lambda root: (root / "deploy/helm/sluice/templates/pdb.yaml").unlink(),
+         "nothing from templates/pdb.yaml"),
+    ],
+)  # fmt: skip
+def test_drift_is_found_on_either_side(
+    tmp_path: Path, change: Callable[[Path], None], says: str
+) -> None:
+    shutil.copytree(ROOT / "deploy", tmp_path / "deploy")
+    shutil.copytree(ROOT / "tools", tmp_path / "tools")
+    change(tmp_path)
+    checked = manifests(tmp_path, "--check")
+    assert checked.returncode != 0
+    assert says in checked.stderr
