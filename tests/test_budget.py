@@ -238,7 +238,7 @@ def test_a_quantity_is_its_digits_times_its_unit(digits: str, suffix: str) -> No
         ({"selector": {"matchLabels": "app"}}, "spec.selector.matchLabels", "a mapping is due"),
         ({"selector": {"matchLabels": {"a": 1}}}, "spec.selector.matchLabels", "1 is not a"),
         ({"selector": {"matchLabels": {1: "a"}}}, "spec.selector.matchLabels", "1: 'a'"),
-            ({"selector": {"matchLabels": {"a": ""}}}, "spec.selector.matchLabels", "absent one"),
+        ({"selector": {"matchLabels": {"a": ""}}}, "spec.selector.matchLabels", "absent one"),
         (
             {"selector": {"matchLabels": {"a": "x" * 2049}}},
             "spec.selector.matchLabels",
