@@ -3,6 +3,7 @@
 `namespace` is the budget's own, from its key; unbudgeted traffic has team="" and namespace="".
 """
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
@@ -224,6 +225,7 @@ class StatusCollector(Collector):
 class Watch(Protocol):
     """What is shown of an informer."""
 
+    synced: threading.Event
     relists: int
     watches: int
     failures: int

@@ -8,10 +8,10 @@ repeated or overtaken does no harm. A node that goes leaves its object to the co
 folds it into LEDGER; MARK says that it has begun, and that nothing may be written there any more.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from sluice import columns, ledger
+from sluice import columns, ledger, window
 
 API_VERSION = "tco.io/v1"
 KIND = "NodeLogUsage"
@@ -32,9 +32,9 @@ def is_folding(node_usage: Mapping[str, Any]) -> bool:
 def counted(status: Mapping[str, Any]) -> ledger.Counted:
     """What a status says was counted."""
     found: ledger.Counted = {}
-    for name, teams in (status.get("usage") or {}).items():
+    for name, teams in _windows(status.get("usage")):
         found[name] = {team: [size] for team, size in teams.items()}
-    for name, teams in (status.get("counts") or {}).items():
+    for name, teams in _windows(status.get("counts")):
         here = found.setdefault(name, {})
         for team, outcomes in teams.items():
             values = [0] * columns.COUNTS
@@ -49,6 +49,16 @@ def counted(status: Mapping[str, Any]) -> ledger.Counted:
                 if len(values) < DAY_VALUES:
                     teams[team] = values + [0] * (DAY_VALUES - len(values))
     return found
+
+
+def _windows(part: Mapping[str, Any] | None) -> Iterator[tuple[str, Any]]:
+    """The windows of a status, and nothing else that somebody may have written into it."""
+    for name, teams in (part or {}).items():
+        try:
+            window.parse_key(name)
+        except ValueError:
+            continue
+        yield name, teams
 
 
 def status_of(what: ledger.Counted) -> dict[str, Any]:
@@ -87,7 +97,9 @@ def beyond(one: ledger.Counted, other: ledger.Counted) -> ledger.Counted:
     }
 
 
-def combined(one: ledger.Counted, other: ledger.Counted, how: Any) -> ledger.Counted:
+def combined(
+    one: ledger.Counted, other: ledger.Counted, how: Callable[[int, int], int]
+) -> ledger.Counted:
     """Value by value; one that either lacks is 0."""
     found: ledger.Counted = {}
     for name in one.keys() | other.keys():

@@ -76,6 +76,9 @@ class ApiServer:
 
     # what Sluice calls
 
+    def identity(self) -> client.Identity:
+        return client.Identity()
+
     def node_usage(self, name: str) -> Object | None:
         self.calls += 1
         return copy.deepcopy(self.objects.get(("nodelogusages", name)))
@@ -253,7 +256,6 @@ class Node:
             self.others,
             saved.Reported(self.folder / "report.json"),
             node=self.name,
-            node_uid="",
             instance=self.pod,
             settings=self.world.pace,
             clock=lambda: self.world.wall + self.clock_error_s,

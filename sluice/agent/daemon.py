@@ -28,7 +28,8 @@ TICK_S = 0.1
 LOOK_S = 1.0
 SAVE_S = 10.0
 # The process must be gone in ten seconds, pushes in flight included.
-FINAL_S = 4.0
+JOIN_S, FINAL_S = 2.0, 3.0
+RETRY_S = 5.0
 
 
 class Daemon(service.Service):
@@ -47,7 +48,6 @@ class Daemon(service.Service):
                 "the token names no node: give --node-name, from spec.nodeName of the pod"
             )
         self._options = options
-        self._node_uid = identity.node_uid
         self._instance = identity.pod_uid or str(uuid.uuid4())
         self._others = elsewhere.Elsewhere()
         self._budgets = budgets.Budgets(self._others)
@@ -87,7 +87,6 @@ class Daemon(service.Service):
             self._others,
             saved.Reported(options.state_dir / "report.json"),
             node=self._node,
-            node_uid=self._node_uid,
             instance=self._instance,
             settings=options.pace,
             clock=time.time,
@@ -95,7 +94,7 @@ class Daemon(service.Service):
         )
         self._informer = informer.Informer(self._api, "teambudgets", self._budgets.handle)
         self._started_at = time.monotonic()
-        self._has_synced = False
+        self._has_synced = self._is_behind = False
         self._saved: dict[str, object] = {}
         self._stopping = threading.Event()
         self._reports = threading.Thread(target=self._report, name="reports", daemon=True)
@@ -126,12 +125,14 @@ class Daemon(service.Service):
         """Have the gate follow what the informer has brought."""
         if self._informer.synced.is_set():
             if not self._has_synced:
-                self._has_synced = True
                 self._budgets.settle()
-                self._load(self._budgets.take() or self._budgets.all())
-                self._save()
-            elif (changed := self._budgets.take()) is not None:
-                self._load(changed)
+                self._has_synced = self._is_behind = True
+            if self._budgets.take() is not None:
+                self._is_behind = True
+            if self._is_behind:
+                # Until they are in force: a disk that is full now may not be so in a moment.
+                self._load(self._budgets.all())
+                self._is_behind = False
             problems = self._budgets.problems()
             if problems != self.status.problems:
                 for problem in problems:
@@ -162,11 +163,17 @@ class Daemon(service.Service):
     # usage comes up
 
     def _report(self) -> None:
-        try:
-            self._reporter.run(self._stopping)
-        except report.Deposed as error:
-            log.error("%s: this one ends", error)
-            self._end()
+        while not self._stopping.is_set():
+            try:
+                self._reporter.run(self._stopping)
+            except report.Deposed as error:
+                log.error("%s: this one ends", error)
+                self._end()
+                return
+            except Exception:
+                # The outermost loop of this thread: nobody would notice its end.
+                log.exception("reporting failed")
+                self._stopping.wait(RETRY_S)
 
     def _end(self) -> None:
         """Have the supervisor end this process as SIGTERM does."""
@@ -222,7 +229,7 @@ class Daemon(service.Service):
         self._stopping.set()
         self._informer.stop()
         self.chores.stop()
-        self._reports.join(timeout=FINAL_S)
+        self._reports.join(timeout=JOIN_S)
         if not self._reports.is_alive():
             last = threading.Thread(target=self._reporter.final, name="final", daemon=True)
             last.start()

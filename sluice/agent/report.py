@@ -45,6 +45,7 @@ class NotYet(Exception):
 class Api(Protocol):
     """What a reporter needs of kube.client.Api."""
 
+    def identity(self) -> client.Identity: ...
     def node_usage(self, name: str) -> dict[str, Any] | None: ...
     def create_node_usage(self, obj: dict[str, Any]) -> dict[str, Any]: ...
     def put_node_usage_status(self, obj: dict[str, Any]) -> dict[str, Any]: ...
@@ -57,7 +58,7 @@ class Reporter:
         book: what is reported. Nothing may have been counted into it yet by this process.
         others: is told which reports arrived.
         state: what must outlast this process.
-        node, node_uid, instance: the object's name, its owner, and the pod that writes it.
+        node, instance: the object's name, and the pod that writes it.
         clock, monotonic: seconds since the epoch; seconds that only grow.
 
     Attributes:
@@ -75,7 +76,6 @@ class Reporter:
         state: saved.Reported,
         *,
         node: str,
-        node_uid: str,
         instance: str,
         settings: pace.Pace,
         clock: Callable[[], float],
@@ -83,7 +83,7 @@ class Reporter:
         rng: Callable[[], float] = random.random,
     ) -> None:
         self._api, self._book, self._others, self._state = api, book, others, state
-        self._node, self._node_uid, self._instance = node, node_uid, instance
+        self._node, self._instance = node, instance
         self._clock, self._monotonic, self._rng = clock, monotonic, rng
         self._due = due.Due(book, others, settings, rng)
         self._object: dict[str, Any] | None = None
@@ -206,7 +206,8 @@ class Reporter:
             # What was acknowledged under another object went with it.
             self._state.begin("" if found is None else found["metadata"].get("uid", ""))
         if found is None:
-            found = self._api.create_node_usage(nodeusage.new(self._node, self._node_uid))
+            owner = self._api.identity().node_uid
+            found = self._api.create_node_usage(nodeusage.new(self._node, owner))
             log.info("created NodeLogUsage/%s", self._node)
         status = found.get("status") or {}
         writer = status.get("instance", "")

@@ -26,6 +26,11 @@ class ClusterCollector(Collector):
         yield reports
         yield from metrics.watch_series({"teambudgets": self._watch})
         yield GaugeMetricFamily(
+            "tco_budgets_synced",
+            "1 once the budgets were read from the API server; 0: those of the last run, or none.",
+            self._watch.synced.is_set(),
+        )
+        yield GaugeMetricFamily(
             "tco_stale_teams",
             "Teams whose usage on other nodes is too old to trust: onStale applies.",
             len(self._others.stale),

@@ -18,10 +18,12 @@ from sluice.kube import client
 log = logging.getLogger("sluice.controller")
 
 TICK_S = 0.5
-WRITES_PER_S = 20
+# Together 20 writes per second in any ten seconds; the burst is for decisions that change at once.
+WRITES_PER_S, BURST = 18, 20
 FOLD_EVERY_S = 1.0
 FOLDS = 10
 SKEW_S = 5.0
+REPORTS_APART = 2 * (1 + pace.JITTER)
 BACKOFF_S, BACKOFF_MAX_S = 1.0, 30.0
 
 NOTES = {
@@ -70,7 +72,7 @@ class Loop:
         # Budgets whose status is to be written, and not before when (monotonic).
         self._due: dict[str, tuple[plan.Urgency, float]] = {}
         self._written_at: dict[str, float] = {}
-        self._tokens, self._filled_at = float(WRITES_PER_S), monotonic()
+        self._tokens, self._filled_at = float(BURST), monotonic()
         self._failures, self._not_before = 0, float("-inf")
         self._fold_at = float("-inf")
         self.counters = {"written": 0, "conflict": 0, "failed": 0, "events": 0, "folded": 0}
@@ -109,7 +111,8 @@ class Loop:
         age = self._clock() - node.reported_at
         # What is read at a start was written some time ago, by a clock that may be off.
         self._heard[node.name] = self._monotonic() - (0 if is_live else max(0.0, age))
-        late = self._pace.ceiling_for(len(self._sums.nodes)) + SKEW_S
+        # What a new list brings may be as old as a node's signs of life are apart.
+        late = REPORTS_APART * self._pace.ceiling_for(len(self._sums.nodes)) + SKEW_S
         is_off = is_live and not -SKEW_S <= age <= late
         if is_off != (node.name in self._skew):
             self._dirty |= self._teams_of(node)
@@ -129,7 +132,7 @@ class Loop:
     def tick(self) -> None:
         """Do what is due. In the leader's thread only."""
         now = self._monotonic()
-        self._tokens = min(WRITES_PER_S, self._tokens + WRITES_PER_S * (now - self._filled_at))
+        self._tokens = min(BURST, self._tokens + WRITES_PER_S * (now - self._filled_at))
         self._filled_at = now
         seen = self._seen()
         with self._lock:
@@ -145,6 +148,9 @@ class Loop:
             return
         try:
             for _, at, key in due:
+                if self._monotonic() - now > TICK_S:
+                    # The rest waits: by now something may be due that is more urgent.
+                    break
                 if at <= now and self._tokens >= 1:
                     self._tokens -= 1
                     self._write(key)
@@ -314,11 +320,14 @@ class Loop:
             return
         reason, kind, words = NOTES[after]
         used = f"{status['currentUsage']} bytes today ({status['dailyPercent']} %)"
-        moment = datetime.datetime.fromtimestamp(self._clock(), datetime.UTC)
+        now = self._clock()
+        moment = datetime.datetime.fromtimestamp(now, datetime.UTC)
+        # As client-go names them.
+        name = f"{member.name}.{int(now * 1e9):x}"
         event = {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"generateName": f"{member.name}.", "namespace": member.namespace},
+            "metadata": {"name": name, "namespace": member.namespace},
             "eventTime": moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "action": "Decide",
             "reason": reason,

@@ -48,7 +48,7 @@ class Node:
             uid=metadata.get("uid", ""),
             version=int(metadata["resourceVersion"]),
             seq=status.get("seq", 0),
-            reported_at=datetime.datetime.fromisoformat(at).timestamp() if at else 0.0,
+            reported_at=instant(at),
             is_final=bool(status.get("final")),
             is_leaving="deletionTimestamp" in metadata,
             counted=nodeusage.counted(status),
@@ -59,6 +59,14 @@ class Node:
     def is_ledger(self) -> bool:
         """Whether this is the controller's own object."""
         return self.name == nodeusage.LEDGER
+
+
+def instant(text: str | None) -> float:
+    """A time as an agent wrote it, in epoch seconds; 0.0 if it cannot be read."""
+    try:
+        return datetime.datetime.fromisoformat(text or "").timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 class Totals:

@@ -2,8 +2,8 @@
 
 Rule 1: an exchange ends within its time-outs, with what was asked for or an error of refusal.py.
 Nothing of urllib3 or of the `kubernetes` package gets out.
-Rule 2: nothing is repeated here but a request that was never sent, or one that a 401 refused
-before new credentials were read. Whoever calls knows what a repetition means.
+Rule 2: nothing is repeated here but what a 401 refused before new credentials were read. Whoever
+calls knows what a repetition means.
 
 The package gives configuration, credentials and the pool of connections (TLS, proxies). Its
 generated classes are left alone: they cost 3 MB more and check each argument on every call, to
@@ -103,30 +103,20 @@ class Transport:
         self, method: str, url: str, *, headers: dict[str, str], **more: Any
     ) -> urllib3.BaseHTTPResponse:
         """Send a request, and once more if the credentials were old."""
+
+        def ask(credentials: str | None) -> urllib3.BaseHTTPResponse:
+            signed = {"Authorization": credentials} if credentials else {}
+            sent = {**self._headers, **headers, **signed}
+            return self._pool.request(method, url, headers=sent, **more)
+
         credentials = self._way.authorization()
-        response = self._ask_as(credentials, method, url, headers, more)
+        response = ask(credentials)
         if response.status == http.client.UNAUTHORIZED:
             renewed = self._way.renewed(credentials)
             if renewed is not None:
                 response.close()
-                response = self._ask_as(renewed, method, url, headers, more)
+                return ask(renewed)
         return response
-
-    def _ask_as(
-        self,
-        credentials: str | None,
-        method: str,
-        url: str,
-        headers: dict[str, str],
-        more: dict[str, Any],
-    ) -> urllib3.BaseHTTPResponse:
-        signed = {"Authorization": credentials} if credentials else {}
-        more = {**more, "headers": {**self._headers, **headers, **signed}}
-        try:
-            return self._pool.request(method, url, **more)
-        except urllib3.exceptions.ClosedPoolError:
-            # Another thread has cleared the pool before this request had a connection.
-            return self._pool.request(method, url, **more)
 
     @contextlib.contextmanager
     def failures(self, what: str, timeout_s: tuple[float, float]) -> Iterator[str]:
@@ -137,7 +127,7 @@ class Transport:
             raise refusal.Unauthorized(f"{what}: {error}") from error
         except TRANSPORT as error:
             # The idle connections have most likely shared this one's fate, and each of them
-            # would cost a time-out of its own.
+            # would cost a time-out of its own. Those in use are left alone.
             self._pool.clear()
             raise refusal.Unreachable(f"{what}: {_words(error, timeout_s)}") from error
 

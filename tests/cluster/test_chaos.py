@@ -4,6 +4,7 @@ What must come out of it: usage exact to the byte, nothing doubled, nothing show
 """
 
 import contextlib
+import itertools
 import os
 import random
 import time
@@ -196,7 +197,7 @@ def stop_the_api_server(scene: Scene) -> None:
         # A process that was started anew counts for itself.
         ended = [each.accepted for each in scene.kubelet.exits_of(server)[ends[server] :]]
         marks = [before[server], *ended, calls[server]]
-        made = [after - before for before, after in zip(marks, marks[1:], strict=False)]
+        made = [after - before for before, after in itertools.pairwise(marks)]
         print(f"{server.folder.name}: {made} calls in {lasted_s:.1f} s of no API server")
         assert max(made) < lasted_s, server.tail()
     assert len(scene.kubelet.exits_of(first)) > ends[first], "it led on without a lease"
