@@ -31,15 +31,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from sluice import _core, budget, errors, ledger_file, policy, table, window
+from sluice import _core, budget, cells, errors, ledger_file, policy, table, window
 from sluice.columns import (
     CELL_COUNTS,
     CELLS,
     COLUMNS,
     COMMITTED,
     DAY,
-    ENTERED,
-    KEY,
     KINDS,
     MONTH,
     TOTALS,
@@ -147,6 +145,7 @@ class Ledger:
     ) -> None:
         self._file = ledger_file.MemoryRows(COLUMNS) if rows is None else rows
         self._rows = self._file.rows
+        self._cells = cells.Cells(self._rows)
         self.drop_unbudgeted = drop_unbudgeted
         self._room = room
         self._lock = threading.Lock()
@@ -158,7 +157,7 @@ class Ledger:
         self._used_in: Int64s = np.zeros((2, n, CELLS), np.int64)
         for row in self._file.names.values():
             for kind in (DAY, MONTH):
-                self._used_in[kind, row] = self._cells(kind, row)[:, COMMITTED]
+                self._used_in[kind, row] = self._cells.of(kind, row)[:, COMMITTED]
         self._zones: dict[int, str] = {}
         self._budgets: dict[int, budget.Budget] = {}
         self._changes = 0
@@ -167,11 +166,6 @@ class Ledger:
         if UNBUDGETED not in self._file.names.values():
             self._file.names[""] = UNBUDGETED
             self._file.write_names()
-
-    def _cells(self, kind: int, row: int) -> Int64s:
-        """A row's kept days or months: a view of CELLS rows."""
-        at, cells, width, _ = KINDS[kind].tolist()
-        return self._rows[row, at : at + cells * width].reshape(cells, width)
 
     @property
     def origin(self) -> str:
@@ -293,36 +287,20 @@ class Ledger:
                     if key[kind, row]:
                         left = self._admitted[row] - self._mark[kind, row]
                         self._used_in[kind, row, cell[kind, row]] = left
-                    entered = self._cell_for(kind, row, new)
+                    entered = self._keep(kind, row, new)
+                    self._cells.enter(kind, row, entered)
                     key[kind, row], cell[kind, row] = new, entered
                     self._mark[kind, row] = self._admitted[row] - self._used_in[kind, row, entered]
         start = max(windows.start for windows in open_in.values())
         end = min(windows.end for windows in open_in.values())
         return Era(key, cell, start, end)
 
-    def _cell_for(self, kind: int, row: int, key: int) -> int:
-        """The cell of a row's window `key`, which is being entered; returns its number."""
-        cell, cells = self._kept_cell(kind, row, key), self._cells(kind, row)
-        cells[cell, ENTERED] = 1 + cells[:, ENTERED].max()
-        return cell
-
-    def _kept_cell(self, kind: int, row: int, key: int) -> int:
+    def _keep(self, kind: int, row: int, key: int) -> int:
         """Find or make the cell of a row's window `key`; returns its number."""
-        cell = self._find(kind, row, key)
-        if cell < 0:
-            # The one entered longest ago. Emptied before it is named anew, so that a kill in
-            # between leaves no window with another one's bytes.
-            cells = self._cells(kind, row)
-            cell = int(cells[:, ENTERED].argmin())
-            cells[cell, KEY] = 0
-            cells[cell, ENTERED:] = 0
-            cells[cell, KEY] = key
+        cell, is_new = self._cells.keep(kind, row, key)
+        if is_new:
             self._used_in[kind, row, cell] = 0
         return cell
-
-    def _find(self, kind: int, row: int, key: int) -> int:
-        keys = self._cells(kind, row)[:, KEY].tolist()
-        return keys.index(key) if key in keys else -1
 
     # bytes go through
 
@@ -349,7 +327,7 @@ class Ledger:
                 is_open = key == now.key[kind, row]
                 if is_open != opened:
                     self._mark[kind, row] += n
-                cell = self._find(kind, row, key)
+                cell = self._cells.find(kind, row, key)
                 if not is_open and cell >= 0:
                     self._used_in[kind, row, cell] += n if opened else -n
             if row in self._zones:
@@ -395,8 +373,8 @@ class Ledger:
                 row = self._file.names.get(key)
                 if row is None or row >= era.key.shape[1] or not era.key[DAY, row]:
                     continue
-                day = self._cells(DAY, row)[era.cell[DAY, row]].tolist()
-                month = self._cells(MONTH, row)[era.cell[MONTH, row]].tolist()
+                day = self._cells.of(DAY, row)[era.cell[DAY, row]].tolist()
+                month = self._cells.of(MONTH, row)[era.cell[MONTH, row]].tolist()
                 counts = self._rows[row, :TOTALS].tolist()
                 found[key] = Usage(day[COMMITTED], month[COMMITTED], counts, day[CELL_COUNTS:])
             return found
@@ -415,12 +393,8 @@ class Ledger:
         found: Counted = {}
         with self._lock:
             for key in keys:
-                row = self._file.names[key]
-                for kind, name_of in enumerate((window.day_key, window.month_key)):
-                    for cell in self._cells(kind, row).tolist():
-                        if cell[KEY]:
-                            counted = [cell[COMMITTED], *cell[CELL_COUNTS:]]
-                            found.setdefault(name_of(cell[KEY]), {})[key] = counted
+                for name, values in self._cells.counted(self._file.names[key]).items():
+                    found.setdefault(name, {})[key] = values
         return found
 
     @property
@@ -432,8 +406,8 @@ class Ledger:
         """int64 [2, k]: committed bytes of `rows` in the windows of `era`, day and month."""
         found = np.zeros((2, len(rows)), np.int64)
         with self._lock:
-            for kind, (at, _, width, _) in enumerate(KINDS.tolist()):
-                found[kind] = self._rows[rows, at + era.cell[kind, rows] * width + COMMITTED]
+            for kind in (DAY, MONTH):
+                found[kind] = self._cells.committed(kind, rows, era.cell[kind, rows])
         return found
 
     def add(self, key: str, counted: Mapping[str, list[int]]) -> None:
@@ -450,8 +424,8 @@ class Ledger:
         with self._lock:
             row, _ = self._rows_for([key]).tolist()
             for kind, number, (size, *counts) in parsed:
-                cell = self._kept_cell(kind, row, number)
-                kept = self._cells(kind, row)[cell]
+                cell = self._keep(kind, row, number)
+                kept = self._cells.of(kind, row)[cell]
                 kept[COMMITTED] += size
                 kept[CELL_COUNTS:] += np.array(counts, np.int64)
                 self._owe(kind, row, number, cell, size)
