@@ -40,7 +40,8 @@ class Cells:
         if cell >= 0:
             return cell, False
         cells = self.of(kind, row)
-        cell = int(cells[:, ENTERED].argmin())
+        # A free one, or the one entered longest ago.
+        cell = int(np.where(cells[:, KEY] == 0, -1, cells[:, ENTERED]).argmin())
         # Emptied before it is named anew, so that a kill in between leaves no window with another
         # one's bytes.
         cells[cell, KEY] = 0

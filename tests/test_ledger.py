@@ -347,3 +347,82 @@ def test_a_snapshot_is_written_only_when_something_was_booked(tmp_path):
     assert spend(book, 300, NOON)
     book.save()
     assert (tmp_path / "ledger.snapshot").exists()
+
+
+# what others count leaves less room; what an earlier process counted is added
+
+
+def test_what_others_used_leaves_so_much_less_room():
+    elsewhere = {"d/2026-11-22": 300}
+
+    def left(own, kind, number):
+        soft, hard = ledger.alone(own, kind, number)
+        used = elsewhere.get(window.day_key(number), 0) if kind == columns.DAY and number else 0
+        return soft - used, hard - used
+
+    book = ledger.Ledger(room=left)
+    book.load(table.Table([make_budget(daily=1000)]))
+    assert room(book, NOON) == 700
+    assert spend(book, 200, NOON)
+    elsewhere["d/2026-11-22"] = 600
+    assert room(book, NOON) == 500, "not before it is told"
+    book.redraw(["shop/shop", "nobody/knows"])
+    assert room(book, NOON) == 200
+    # Of the next day nobody has used anything.
+    assert room(book, NOON + DAY) == 1000
+
+
+def test_what_an_earlier_process_counted_is_added_to_its_windows():
+    book = loaded(make_budget(daily=1000, monthly=5000))
+    assert spend(book, 100, NOON)
+    day = [500, *range(10)]
+    book.add("shop/shop", {"d/2026-11-22": day, "m/2026-11": [4000]})
+    assert book.recorded("shop/shop") == {"d/2026-11-22": 600, "m/2026-11": 4100}
+    assert room(book, NOON) == 400
+    used = book.usage(["shop/shop"], NOON)["shop/shop"]
+    assert used.today == [1, 101, *range(2, 10)]
+    assert used.counts == [1, 100] + [0] * 15, "those are this ledger's own"
+    assert spend(book, 400, NOON)
+    assert not spend(book, 1, NOON)
+    assert room(book, NOON + DAY) == 500, "by the month: 4500 of 5000"
+
+
+def test_what_is_added_before_the_first_push_counts_from_it_on():
+    book = loaded(make_budget(daily=1000))
+    book.add("shop/shop", {"d/2026-11-22": [600] + [0] * 10, "d/2026-11-21": [999] + [0] * 10})
+    assert room(book, NOON) == 400
+    assert room(book, NOON - DAY) == 1
+    assert book.recorded("shop/shop")["d/2026-11-21"] == 999
+
+
+def test_what_is_added_never_makes_the_open_window_go():
+    book = loaded(make_budget(daily=1000))
+    assert spend(book, 100, NOON)
+    for day in range(1, 15):
+        book.add("shop/shop", {f"d/2026-11-{day:02}": [1] + [0] * 10})
+    assert book.recorded("shop/shop")["d/2026-11-22"] == 100
+    assert room(book, NOON) == 900
+
+
+def test_a_team_without_a_budget_can_be_added_to():
+    book = loaded(make_budget(daily=1000))
+    book.add("other/other", {"d/2026-11-22": [7] + [0] * 10})
+    book.load(table.Table([make_budget("other", daily=1000)]))
+    assert book.recorded("other/other")["d/2026-11-22"] == 7
+    assert room(book, NOON, row=2) == 993
+
+
+def test_what_is_no_window_is_refused_and_changes_nothing():
+    book = loaded(make_budget(daily=1000))
+    with pytest.raises(ValueError, match="not a day"):
+        book.add("shop/shop", {"m/2026-11": [5], "d/nonsense": [1] + [0] * 10})
+    assert book.recorded("shop/shop") == {}
+
+
+def test_what_was_committed_is_read_for_all_at_once():
+    book = loaded(make_budget(daily=1000), make_budget("pay", daily=1000))
+    assert spend(book, 100, NOON, row=1)
+    assert spend(book, 30, NOON, row=2)
+    rules = book.rules_at(NOON)
+    assert book.committed(rules.row_of[:-1], rules.era).tolist() == [[100, 30], [100, 30]]
+    assert book.changes == 2
