@@ -97,7 +97,7 @@ class Agent(Serving):
 
     kubeconfig: Path | None
     context: str | None
-    system_namespace: str
+    system_namespace: str | None
     node_name: str | None
     start_grace: float
     report_floor: float
@@ -118,7 +118,7 @@ class Controller:
     listen: Address
     kubeconfig: Path | None
     context: str | None
-    system_namespace: str
+    system_namespace: str | None
     report_ceiling: float
     heartbeat: float
     lease_duration: float
@@ -224,8 +224,8 @@ CLUSTER_OPTIONS = (
     option("--context", help="The context of the kubeconfig to use, if not its current one."),
     option(
         "--system-namespace",
-        default=table.SYSTEM_NAMESPACE,
-        help="Sluice's own namespace, whose budgets may govern others.",
+        help="Sluice's own namespace, whose budgets may govern others."
+        f"  [default: the pod's, else {table.SYSTEM_NAMESPACE}]",
     ),
     option(
         "--report-ceiling",

@@ -20,6 +20,7 @@ import flask
 from sluice import budget, port, settings, usage
 from sluice.agent import app, budgets, elsewhere, report, saved, series, serve, service
 from sluice.kube import client, informer
+from sluice.table import SYSTEM_NAMESPACE
 
 log = logging.getLogger("sluice.agent")
 
@@ -55,7 +56,7 @@ class Daemon(service.Service):
             options,
             None,
             room=self._others.room,
-            system_namespace=options.system_namespace,
+            system_namespace=options.system_namespace or identity.namespace or SYSTEM_NAMESPACE,
             tick_s=TICK_S,
         )
         # Not before a table is loaded: a cluster that cannot be asked must not cost its logs.

@@ -19,6 +19,7 @@ import waitress.server
 from sluice import api, port, settings
 from sluice.controller import app, fleet, fold, loop, totals
 from sluice.kube import client, informer, lease
+from sluice.table import SYSTEM_NAMESPACE
 
 log = logging.getLogger("sluice.controller")
 
@@ -40,10 +41,11 @@ class Controller:
     def __init__(self, options: settings.Controller) -> None:
         self._api = client.connect(options.kubeconfig, options.context, user_agent=LEASE)
         port.check_port(options.listen.host, options.listen.port)
+        home = options.system_namespace or self._api.identity().namespace or SYSTEM_NAMESPACE
         identity = f"{socket.gethostname()}_{os.getpid()}"
         self._loop = loop.Loop(
             self._api,
-            fleet.Fleet(options.system_namespace, options.namespace_label),
+            fleet.Fleet(home, options.namespace_label),
             options.pace,
             identity=identity,
             seen=lambda: self._usages.revision,
@@ -59,7 +61,7 @@ class Controller:
         self._election = lease.Election(
             api=self._api,
             name=LEASE,
-            namespace=options.system_namespace,
+            namespace=home,
             identity=identity,
             work=self._lead,
             stopping=self._stopping,
