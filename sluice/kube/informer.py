@@ -275,9 +275,10 @@ class Informer:
         kind = (type(error), getattr(error, "status", 0))
         if kind not in self._said:
             self._said.add(kind)
-            # A defect of ours comes with the place where it is.
+            # As text: a record that somebody keeps would keep the connection of the exception. A
+            # defect of ours comes with the place where it is.
             trace = None if isinstance(error, client.ApiError) else error
-            log.warning("%s: %s; trying again", self._plural, error, exc_info=trace)
+            log.warning("%s: %s; trying again", self._plural, str(error), exc_info=trace)
 
 
 def _key(raw: client.Object) -> str:

@@ -231,7 +231,7 @@ class Election:
                 )
                 self.api.put_lease(free, self._timeout_s)
         except client.ApiError as error:
-            log.info("the lease %s/%s is left to end: %s", self.namespace, self.name, error)
+            log.info("the lease %s/%s is left to end: %s", self.namespace, self.name, error.message)
         self._show("", is_leader=False)
 
     def _with(self, lease: client.Object, **spec: Any) -> client.Object:
@@ -258,7 +258,7 @@ class Election:
         # A Conflict is another candidate that was faster.
         if self._misses == 1 and not isinstance(error, client.Conflict):
             end = f"; without it this process ends within {self.deadline_s:g} s"
-            log.warning("lease: %s%s", error, end if self.state.is_leader else "")
+            log.warning("lease: %s%s", error.message, end if self.state.is_leader else "")
 
     def _pause_s(self) -> float:
         """Until the next try: the same for all of a leader's, longer and longer for others."""
