@@ -77,8 +77,8 @@ def overshoot(limit: int, rate: float, floor: float, delay: float) -> float:
 
     Args:
         rate: bytes/s that the team is let through at its limit, over all nodes.
-        floor: F_min, seconds.
-        delay: seconds from a report until every node has heard of it: the report's write, the
-            controller's tick and its status write, and the watch events of both.
+        floor: F_min, seconds; the jitter comes on top.
+        delay: seconds from when a report is due until every node heeds it: how often agent and
+            controller look, the report's write and the status's, and the watch events of both.
     """
-    return rate * (floor + delay) + float(OF_LIMIT) * limit
+    return rate * (floor * (1 + JITTER) + delay) + float(OF_LIMIT) * limit

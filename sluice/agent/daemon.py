@@ -18,7 +18,7 @@ import uuid
 import flask
 
 from sluice import budget, port, settings, usage
-from sluice.agent import app, budgets, elsewhere, report, saved, series, serve, service
+from sluice.agent import budgets, elsewhere, report, saved, series, serve, service
 from sluice.kube import client, informer
 from sluice.table import SYSTEM_NAMESPACE
 
@@ -104,21 +104,11 @@ class Daemon(service.Service):
         self.chores.add(SAVE_S, self._save)
         self.chores.add(SAVE_S, self._watch_ca)
         self.status.parts["cluster"] = self._health
+        self.rows = lambda now: usage.rows(self.ledger, now, self._others.bytes_of)
+        self.collectors = [series.ClusterCollector(self._informer, self._reporter, self._others)]
         self._informer.start()
         self._reports.start()
         return super().start()
-
-    def make_app(self) -> flask.Flask:
-        """What is served."""
-        return app.create_app(
-            self.gate,
-            self.upstream,
-            max_body=self.options.max_body,
-            max_in_flight=self.options.max_in_flight,
-            status=self.status,
-            rows=lambda now: usage.rows(self.ledger, now, self._others.bytes_of),
-            collectors=[series.ClusterCollector(self._informer, self._reporter, self._others)],
-        )
 
     # budgets come down
 

@@ -147,8 +147,9 @@ class Reporter:
             self.counters["unanswered" if isinstance(error, client.Unreachable) else "refused"] += 1
             self.complaint = error.message
             wait_s = getattr(error, "retry_after_s", 0.0)
-        backoff_s = min(BACKOFF_MAX_S, BACKOFF_S * 2 ** min(self._failures, 5))
-        wait_s = max(wait_s, backoff_s) * (1 + self._rng())
+        backoff_s = min(BACKOFF_MAX_S, 2 * BACKOFF_S * 2 ** min(self._failures, 5))
+        # Half of it sure, half by chance: never longer than said, never all nodes at once.
+        wait_s = min(BACKOFF_MAX_S, max(2 * wait_s, backoff_s)) * (1 + self._rng()) / 2
         if self._failures in (0, 4):
             log.warning("this node's usage is not reported: %s", self.complaint)
         self._failures += 1

@@ -6,11 +6,12 @@ and stop() run in.
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import flask
+from prometheus_client.registry import Collector
 
-from sluice import api, budget, columns, gate, ledger, ledger_file, port, settings
+from sluice import api, budget, columns, gate, ledger, ledger_file, port, settings, usage
 from sluice.agent import app, chores, serve, upstream
 
 log = logging.getLogger("sluice")
@@ -67,6 +68,9 @@ class Service:
             ca=str(options.upstream_ca) if options.upstream_ca else None,
         )
         self.chores = chores.Chores(tick_s)
+        # Where other nodes count too, set before start(); see app.create_app().
+        self.rows: Callable[[float], list[usage.Row]] | None = None
+        self.collectors: list[Collector] = []
 
     def start(self) -> flask.Flask:
         """Begin to keep house; returns what to serve. In the worker."""
@@ -81,16 +85,14 @@ class Service:
         self.chores.add(1.0, lambda: clock.look(self.status))
         self.chores.add(SNAPSHOT_S, book.save)
         self.chores.start()
-        return self.make_app()
-
-    def make_app(self) -> flask.Flask:
-        """What is served."""
         return app.create_app(
             self.gate,
             self.upstream,
             max_body=self.options.max_body,
             max_in_flight=self.options.max_in_flight,
             status=self.status,
+            rows=self.rows,
+            collectors=self.collectors,
         )
 
     def stop(self) -> None:
