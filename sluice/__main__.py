@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import sluice
-from sluice import demo, errors, logs, settings, standalone, validate
+from sluice import demo, errors, flags, logs, settings, standalone, validate
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -18,35 +18,35 @@ def main() -> None:
 
 
 @main.command()
-@settings.with_options(settings.RUN_OPTIONS, settings.SERVING_OPTIONS, settings.COMMON_OPTIONS)
-def run(**flags: Any) -> None:
+@flags.with_options(flags.RUN_OPTIONS, flags.SERVING_OPTIONS, flags.COMMON_OPTIONS)
+def run(**given: Any) -> None:
     """Enforce budgets from files, in one process, without a cluster."""
-    start("run", standalone, settings.Run.from_flags(flags))
+    start("run", standalone, settings.Run.from_flags(given))
 
 
 @main.command()
-@settings.with_options(
-    settings.LISTEN_OPTIONS,
-    settings.SERVING_OPTIONS,
-    settings.CLUSTER_OPTIONS,
-    settings.AGENT_OPTIONS,
-    settings.COMMON_OPTIONS,
+@flags.with_options(
+    flags.LISTEN_OPTIONS,
+    flags.SERVING_OPTIONS,
+    flags.CLUSTER_OPTIONS,
+    flags.AGENT_OPTIONS,
+    flags.COMMON_OPTIONS,
 )
-def agent(**flags: Any) -> None:
+def agent(**given: Any) -> None:
     """Enforce a cluster's budgets on one node: the DaemonSet's process."""
-    start("agent", on_cluster("sluice.agent.daemon"), settings.Agent.from_flags(flags))
+    start("agent", on_cluster("sluice.agent.daemon"), settings.Agent.from_flags(given))
 
 
 @main.command()
-@settings.with_options(
-    settings.LISTEN_OPTIONS,
-    settings.CLUSTER_OPTIONS,
-    settings.CONTROLLER_OPTIONS,
-    settings.COMMON_OPTIONS,
+@flags.with_options(
+    flags.LISTEN_OPTIONS,
+    flags.CLUSTER_OPTIONS,
+    flags.CONTROLLER_OPTIONS,
+    flags.COMMON_OPTIONS,
 )
-def controller(**flags: Any) -> None:
+def controller(**given: Any) -> None:
     """Sum up what nodes report into the budgets' status: the Deployment's process."""
-    options = settings.Controller.from_flags(flags)
+    options = settings.Controller.from_flags(given)
     start("controller", on_cluster("sluice.controller.process"), options)
 
 
@@ -66,10 +66,10 @@ def start(command: str, process: Any, options: Any) -> None:
 
 
 @main.command("demo")
-@settings.with_options(settings.DEMO_OPTIONS)
-def demo_(**flags: Any) -> None:
+@flags.with_options(flags.DEMO_OPTIONS)
+def demo_(**given: Any) -> None:
     """Watch budgets being enforced: example teams, shippers and a sink, all on this machine."""
-    sys.exit(demo.demo(settings.Demo.from_flags(flags)))
+    sys.exit(demo.demo(settings.Demo.from_flags(given)))
 
 
 @main.command("validate")

@@ -1,28 +1,18 @@
-"""Settings: a flag, or SLUICE_ and its name in the environment. Sole reader of both.
+"""Settings: one frozen dataclass per process; what is not here is not a setting.
 
-One frozen dataclass per process; what is not here is not a setting.
+flags.py says how each is given. These two are the only readers of the environment.
 """
 
 import os
-import re
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import click
 
-from sluice import budget, errors, table
+from sluice import table
 from sluice.pace import Pace
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-MIB = 2**20
-# Source: RFC 9110, 5.1 and 5.5.
-HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-HEADER_TEXT = re.compile(r"[\t -~\xa0-\xff]*")
-# They say how the body is to be read, which only Sluice knows.
-OWN_HEADERS = ("connection", "content-encoding", "content-length", "content-type",
-               "transfer-encoding")  # fmt: skip
 # Threads that are kept from pushes, so that probes and metrics are answered.
 SPARE_THREADS = 2
 
@@ -139,220 +129,6 @@ class Controller:
         return Pace(ceiling=self.report_ceiling, heartbeat=self.heartbeat)
 
 
-class AddressType(click.ParamType[Address]):
-    """HOST:PORT, or [HOST]:PORT."""
-
-    name = "HOST:PORT"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Address:
-        """Click's hook."""
-        if isinstance(value, Address):
-            return value
-        host, colon, port = value.rpartition(":")
-        if not (colon and port.isdigit() and int(port) < 65_536):
-            self.fail(f"{value!r} is not HOST:PORT with a port from 0 to 65535", param, ctx)
-        return Address(host.strip("[]") or "0.0.0.0", int(port))
-
-
-class BytesType(click.ParamType[int]):
-    """A number of bytes: 8388608 or 8Mi."""
-
-    name = "BYTES"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> int:
-        """Click's hook."""
-        try:
-            number = budget.parse_quantity(
-                int(value) if str(value).isdigit() else value, "number of bytes"
-            )
-        except errors.BadBudget as error:
-            self.fail(error.message, param, ctx)
-        if number < 1:
-            self.fail(f"{value!r} is below 1", param, ctx)
-        return number
-
-
-class HeaderType(click.ParamType[tuple[str, str]]):
-    """NAME=VALUE; in the environment one a line."""
-
-    name = "NAME=VALUE"
-    envvar_list_splitter = "\n"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, str]:
-        """Click's hook."""
-        if isinstance(value, tuple):
-            return value
-        name, equals, text = value.partition("=")
-        name = name.strip()
-        if not (equals and HEADER_NAME.fullmatch(name) and HEADER_TEXT.fullmatch(text)):
-            self.fail(f"{value!r} is not NAME=VALUE of an HTTP header", param, ctx)
-        if name.lower() in OWN_HEADERS:
-            self.fail(f"{name} is not for you to set", param, ctx)
-        return name, text
-
-
-def option(flag: str, **more: Any) -> Callable[[Command], Command]:
-    """A flag that the environment can give too."""
-    variable = "SLUICE_" + flag.lstrip("-").replace("-", "_").upper()
-    more.setdefault("show_default", True)
-    return click.option(flag, envvar=variable, show_envvar=True, **more)
-
-
-RUN_OPTIONS = (
-    option(
-        "--budgets",
-        required=True,
-        type=click.Path(path_type=Path),
-        help="TeamBudget YAML: a file, or a directory of them. Read again when it changes.",
-    ),
-    option(
-        "--listen", type=AddressType(), default="127.0.0.1:8080", help="Pushes, API and metrics."
-    ),
-)
-
-LISTEN_OPTIONS = (
-    option("--listen", type=AddressType(), default="0.0.0.0:8080", help="Where it serves."),
-)
-
-CLUSTER_OPTIONS = (
-    option(
-        "--kubeconfig",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="How to reach the API server.  [default: the pod's service account, else"
-        " $KUBECONFIG or ~/.kube/config]",
-    ),
-    option("--context", help="The context of the kubeconfig to use, if not its current one."),
-    option(
-        "--system-namespace",
-        help="Sluice's own namespace, whose budgets may govern others."
-        f"  [default: the pod's, else {table.SYSTEM_NAMESPACE}]",
-    ),
-    option(
-        "--report-ceiling",
-        type=click.FloatRange(0.1, 3600),
-        default=60.0,
-        help="Seconds after which an agent reports whatever it has counted.",
-    ),
-    option(
-        "--heartbeat",
-        type=click.FloatRange(0.1, 3600),
-        default=10.0,
-        help="Least seconds between two statuses of a budget that nothing urges.",
-    ),
-)
-
-AGENT_OPTIONS = (
-    option("--node-name", help="The node this runs on.  [default: what the pod's token says]"),
-    option(
-        "--start-grace",
-        type=click.FloatRange(0, 3600),
-        default=60.0,
-        help="Seconds to wait for budgets, when there is no saved table, before all passes.",
-    ),
-    option(
-        "--report-floor",
-        type=click.FloatRange(0.1, 3600),
-        default=2.0,
-        help="Least seconds between two reports of this node.",
-    ),
-    option(
-        "--stale-after",
-        type=click.FloatRange(1, 86_400),
-        default=180.0,
-        help="Seconds without word of the cluster's usage after which onStale applies.",
-    ),
-)
-
-CONTROLLER_OPTIONS = (
-    option(
-        "--lease-duration",
-        type=click.FloatRange(1, 3600),
-        default=15.0,
-        help="Seconds that a leader's lease lasts.",
-    ),
-    click.option(
-        "--uninstall",
-        is_flag=True,
-        help="Take the finalizers off every NodeLogUsage, so that they can be deleted, and end.",
-    ),
-)
-
-SERVING_OPTIONS = (
-    option("--upstream", required=True, metavar="URL", help="Loki, or what takes its pushes."),
-    option(
-        "--state-dir",
-        type=click.Path(path_type=Path),
-        help="Where usage is kept.  [default: $XDG_STATE_HOME/sluice or ~/.local/state/sluice]",
-    ),
-    option(
-        "--upstream-timeout",
-        type=click.FloatRange(0.1, 600),
-        default=8.0,
-        help="Seconds for a whole exchange; shippers give up after 10.",
-    ),
-    option(
-        "--upstream-ca",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="Certificates to trust instead of the system's.",
-    ),
-    option(
-        "--upstream-header",
-        type=HeaderType(),
-        multiple=True,
-        help="Sent with every push instead of the shipper's of that name. Repeatable.",
-    ),
-    option(
-        "--threads", type=click.IntRange(3, 1024), default=16, help="Requests at work at a time."
-    ),
-    option(
-        "--max-in-flight",
-        type=click.IntRange(1, 1024),
-        help="Pushes at work at a time; the next is answered 503.  [default: threads - 2]",
-    ),
-    option("--max-body", type=BytesType(), default=8 * MIB, help="Bytes of a push as received."),
-    option("--max-decoded", type=BytesType(), default=32 * MIB, help="Bytes of a push decoded."),
-    option(
-        "--max-decoded-total",
-        type=BytesType(),
-        default=128 * MIB,
-        help="Bytes that all pushes being decoded may take.",
-    ),
-    option(
-        "--unbudgeted",
-        type=click.Choice(["allow", "drop"]),
-        default="allow",
-        help="What happens to streams that no budget governs.",
-    ),
-)
-
-COMMON_OPTIONS = (
-    option(
-        "--namespace-label",
-        multiple=True,
-        help="The label that names a stream's namespace; repeatable, first present wins."
-        "  [default: namespace, k8s_namespace_name, kubernetes_namespace_name]",
-    ),
-    option("--log-format", type=click.Choice(["text", "json"]), default="text", help="Log lines."),
-    option(
-        "--log-level",
-        type=click.Choice(["debug", "info", "warning", "error"]),
-        default="info",
-        help="The least important lines to log.",
-    ),
-)
-
-
-def with_options(*groups: tuple[Any, ...]) -> Callable[[Command], Command]:
-    """Give a command these options, in this order in its --help."""
-
-    def decorate(command: Command) -> Command:
-        for add in reversed([add for group in groups for add in group]):
-            command = add(command)
-        return command
-
-    return decorate
-
-
 @dataclass(frozen=True, slots=True)
 class Demo:
     """The settings of `sluice demo`."""
@@ -365,14 +141,3 @@ class Demo:
     def from_flags(cls, flags: dict[str, Any]) -> "Demo":
         """What click parsed."""
         return cls(**flags)
-
-
-DEMO_OPTIONS = (
-    option("--listen", type=AddressType(), default="127.0.0.1:8080", help="Where it serves."),
-    option(
-        "--state-dir",
-        type=click.Path(path_type=Path),
-        help="Where usage is kept.  [default: a folder that goes away with the demo]",
-    ),
-    option("--seconds", type=click.FloatRange(0), default=0.0, help="End after so long; 0: never."),
-)

@@ -91,15 +91,16 @@ def _let_go(api: client.Api, found: Object) -> None:
         log.info("NodeLogUsage/%s is gone already", metadata["name"])
 
 
-def forget(api: client.Api, is_there: Callable[[str], bool], now: float) -> None:
+def forget(api: client.Api, is_there: Callable[[str], bool], seen: int, now: float) -> None:
     """Take the uids of objects that are gone off the ledger object.
 
     Args:
-        is_there: whether an object with this uid still exists, as of a list or watch that is newer
-            than the ledger object's version.
+        is_there: whether an object with this uid exists.
+        seen: the resource version of which it knows. An object that was made and folded later
+            would be taken for one that is gone, and be folded twice.
     """
     book = api.node_usage(nodeusage.LEDGER)
-    if book is None:
+    if book is None or int(book["metadata"]["resourceVersion"]) > seen:
         return
     status = book.get("status") or {}
     merged = list(status.get("merged") or ())

@@ -355,6 +355,8 @@ class Loop:
         if now < self._fold_at:
             return
         self._fold_at = now + FOLD_EVERY_S
+        # Before the nodes: they are those of this version, or newer.
+        seen = self._seen()
         with self._lock:
             longest = 2 * self._pace.ceiling_for(len(self._sums.nodes))
             leaving = [
@@ -369,4 +371,4 @@ class Loop:
         if leaving:
             self.counters["folded"] += len(fold.fold(self._api, leaving, self._clock()))
         elif has_gone:
-            fold.forget(self._api, uids.__contains__, self._clock())
+            fold.forget(self._api, uids.__contains__, seen, self._clock())
