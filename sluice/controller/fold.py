@@ -11,7 +11,7 @@ marked object does not change, and one whose uid is in the ledger object is not 
 
 import datetime
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sluice import ledger, nodeusage, window
@@ -27,8 +27,13 @@ MERGED_MAX = 9000
 Object = dict[str, Any]
 
 
-def fold(api: client.Api, names: Collection[str], now: float) -> list[str]:
-    """Fold the objects of these names, as far as they are still to be deleted.
+def fold(api: client.Api, judged: Mapping[str, int], now: float) -> list[str]:
+    """Fold objects, as far as they are still to be deleted.
+
+    Args:
+        judged: the version of each, by name, whose agent was found to have stopped. One that has
+            been written since is left alone: its agent may not know yet that this write arrived,
+            and would report it again under another object.
 
     Returns:
         The names of those that were folded and let go.
@@ -36,7 +41,7 @@ def fold(api: client.Api, names: Collection[str], now: float) -> list[str]:
     Raises:
         client.ApiError: the call at hand was not done; what is left is done by the next fold().
     """
-    leaving = [found for name in names if (found := _marked(api, name)) is not None]
+    leaving = [found for item in judged.items() if (found := _marked(api, *item)) is not None]
     if not leaving:
         return []
     _take_in(api, leaving, now)
@@ -46,7 +51,7 @@ def fold(api: client.Api, names: Collection[str], now: float) -> list[str]:
     return [found["metadata"]["name"] for found in leaving]
 
 
-def _marked(api: client.Api, name: str) -> Object | None:
+def _marked(api: client.Api, name: str, version: int) -> Object | None:
     """The object with its mark, or None if it is not, or not any more, to be folded."""
     found = api.node_usage(name)
     if found is None or not _is_ours_to_fold(found):
@@ -54,6 +59,8 @@ def _marked(api: client.Api, name: str) -> Object | None:
     if nodeusage.is_folding(found):
         return found
     metadata = found["metadata"]
+    if int(metadata["resourceVersion"]) != version:
+        return None
     marks = {**(metadata.get("annotations") or {}), nodeusage.MARK: "true"}
     return api.put_node_usage({**found, "metadata": {**metadata, "annotations": marks}})
 

@@ -360,7 +360,7 @@ class Loop:
         with self._lock:
             longest = 2 * self._pace.ceiling_for(len(self._sums.nodes))
             leaving = [
-                node.name
+                (node.name, node.version)
                 for node in self._sums.nodes.values()
                 if node.is_leaving
                 and (node.is_final or now - self._heard.get(node.name, now) > longest)
@@ -369,6 +369,6 @@ class Loop:
             uids = {node.uid for node in self._sums.nodes.values()}
             has_gone = book is not None and bool(book.merged - uids)
         if leaving:
-            self.counters["folded"] += len(fold.fold(self._api, leaving, self._clock()))
+            self.counters["folded"] += len(fold.fold(self._api, dict(leaving), self._clock()))
         elif has_gone:
             fold.forget(self._api, uids.__contains__, seen, self._clock())
