@@ -230,7 +230,13 @@ class Ledger:
                 )
             self._file.reserve(free + len(new))
             names.update(zip(new, range(free, free + len(new)), strict=True))
-            self._file.write_names()
+            try:
+                self._file.write_names()
+            except OSError:
+                # Or the next try would find nothing new, and never write them.
+                for key in new:
+                    del names[key]
+                raise
         return np.array([*(names[key] for key in keys), UNBUDGETED], np.int32)
 
     def _publish(self, budgets: table.Table, row_of: Int32s, era: Era) -> None:
@@ -390,11 +396,13 @@ class Ledger:
 
     def record(self, keys: Iterable[str]) -> Counted:
         """What was counted for `keys` in every window that is kept, as of one moment."""
-        found: Counted = {}
         with self._lock:
-            for key in keys:
-                for name, values in self._cells.counted(self._file.names[key]).items():
-                    found.setdefault(name, {})[key] = values
+            row_of = {key: self._file.names[key] for key in keys}
+            copied = cells.Cells(self._rows[list(row_of.values())])
+        found: Counted = {}
+        for i, key in enumerate(row_of):
+            for name, values in copied.counted(i).items():
+                found.setdefault(name, {})[key] = values
         return found
 
     @property

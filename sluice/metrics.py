@@ -229,6 +229,7 @@ class Watch(Protocol):
     relists: int
     watches: int
     failures: int
+    handler_errors: int
 
 
 def watch_series(watches: Mapping[str, Watch]) -> Iterator[CounterMetricFamily]:
@@ -237,6 +238,7 @@ def watch_series(watches: Mapping[str, Watch]) -> Iterator[CounterMetricFamily]:
         ("relists", "Lists read anew, for changes had been missed."),
         ("watches", "Watches opened."),
         ("failures", "Lists and watches that failed."),
+        ("handler_errors", "Changes that met a defect."),
     ):
         family = CounterMetricFamily(f"tco_api_{name}", words, labels=["resource"])
         for resource, watch in watches.items():

@@ -35,6 +35,8 @@ def counted(status: Mapping[str, Any]) -> ledger.Counted:
     for name, teams in _windows(status.get("usage")):
         found[name] = {team: [size] for team, size in teams.items()}
     for name, teams in _windows(status.get("counts")):
+        if not name.startswith("d/"):
+            continue
         here = found.setdefault(name, {})
         for team, outcomes in teams.items():
             values = [0] * columns.COUNTS
@@ -61,15 +63,21 @@ def _windows(part: Mapping[str, Any] | None) -> Iterator[tuple[str, Any]]:
         yield name, teams
 
 
-def status_of(what: ledger.Counted) -> dict[str, Any]:
-    """The parts of a status that say what was counted; the other way round of counted()."""
+def status_of(
+    what: ledger.Counted, has_counts: Callable[[str, str], bool] = lambda name, team: True
+) -> dict[str, Any]:
+    """The parts of a status that say what was counted; the other way round of counted().
+
+    Args:
+        has_counts: whether to say the outcome counts of a day (by window key) and team too.
+    """
     usage = {name: {team: values[0] for team, values in teams.items()}
              for name, teams in what.items()}  # fmt: skip
-    counts = {
-        name: {team: outcomes(values[1:]) for team, values in teams.items() if any(values[1:])}
-        for name, teams in what.items()
-        if name.startswith("d/")
-    }
+    counts: dict[str, dict[str, Any]] = {}
+    for name, teams in what.items():
+        for team, (_, *values) in teams.items():
+            if any(values) and has_counts(name, team):
+                counts.setdefault(name, {})[team] = outcomes(values)
     return {"usage": usage, "counts": counts}
 
 

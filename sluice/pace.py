@@ -8,7 +8,6 @@ Source: measurements on a real API server, and the distributed-threshold scheme 
 Muthukrishnan and Yi, "Algorithms for distributed functional monitoring" (2011).
 """
 
-import fractions
 from dataclasses import dataclass
 
 # For the whole cluster: reports of nodes, statuses of budgets, and statuses times their watchers.
@@ -16,10 +15,10 @@ WRITES_PER_S = 100
 STATUSES_PER_S = 10
 WATCH_EVENTS_PER_S = 5000
 
-# A report is due at this share of what is left, and never below this share of the limit; both are
-# divided by the nodes that report the team.
-OF_HEADROOM = fractions.Fraction(1, 10)
-OF_LIMIT = fractions.Fraction(1, 10_000)
+# A report is due at one part in so many of what is left, and never below one in so many of the
+# limit; both are divided by the nodes that report the team.
+HEADROOM_PARTS = 10
+LIMIT_PARTS = 10_000
 
 HEARTBEAT_MAX_S = 300.0
 # Reports are spread, so that nodes that met once do not meet again.
@@ -69,7 +68,7 @@ def due_at(limit: int, used: int, nodes: int) -> int:
         limit: bytes of the window. used: of them, in the whole cluster. nodes: that report it.
     """
     left = max(0, limit - used)
-    return max(1, int(max(OF_LIMIT * limit, OF_HEADROOM * left) / max(1, nodes)))
+    return max(1, max(limit // LIMIT_PARTS, left // HEADROOM_PARTS) // max(1, nodes))
 
 
 def overshoot(limit: int, rate: float, floor: float, delay: float) -> float:
@@ -81,4 +80,4 @@ def overshoot(limit: int, rate: float, floor: float, delay: float) -> float:
         delay: seconds from when a report is due until every node heeds it: how often agent and
             controller look, the report's write and the status's, and the watch events of both.
     """
-    return rate * (floor * (1 + JITTER) + delay) + float(OF_LIMIT) * limit
+    return rate * (floor * (1 + JITTER) + delay) + limit / LIMIT_PARTS

@@ -27,6 +27,7 @@ class ApiServer:
 
     Attributes:
         fault: "" or what happens to the next write: "request" loses it before, "reply" after.
+        is_down: nobody is answered; events that were there are still seen.
         events: (plural, kind, object) in order, for whoever watches.
     """
 
@@ -36,6 +37,7 @@ class ApiServer:
         self.version, self.uids = itertools.count(1), itertools.count(1)
         self.revision = 0
         self.fault = ""
+        self.is_down = False
         self.calls = 0
 
     def save(self, plural: str, kind: str, obj: Object) -> Object:
@@ -57,6 +59,8 @@ class ApiServer:
     def write(self, act: Callable[[], Object]) -> Object:
         self.calls += 1
         fault, self.fault = self.fault, ""
+        if self.is_down:
+            raise client.Unreachable("down")
         if fault == "request":
             raise client.Unreachable("lost on its way")
         done = act()
@@ -81,6 +85,8 @@ class ApiServer:
 
     def node_usage(self, name: str) -> Object | None:
         self.calls += 1
+        if self.is_down:
+            raise client.Unreachable("down")
         return copy.deepcopy(self.objects.get(("nodelogusages", name)))
 
     def create_node_usage(self, obj: Object) -> Object:
@@ -167,6 +173,7 @@ class World:
         self.api = ApiServer()
         self.wall, self.mono = NOON, 1000.0
         self.nodes: dict[str, Node] = {}
+        self.is_listing = False
         self.lead()
 
     def lead(self) -> None:
@@ -177,7 +184,7 @@ class World:
             made,
             self.pace,
             identity="test",
-            seen=lambda: self.seen,
+            seen=lambda: None if self.is_listing else self.seen,
             clock=lambda: self.wall,
             monotonic=lambda: self.mono,
         )

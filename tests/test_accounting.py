@@ -12,6 +12,8 @@ from cluster_model import NOON, World, nodeusage, own
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from sluice.agent import report
+from sluice.controller import fold
+from sluice.kube import client
 
 DAY = 86_400
 KEY, TODAY = "shop/shop", "d/2026-11-23"
@@ -127,6 +129,63 @@ def test_a_node_that_is_gone_is_folded_once(world: World) -> None:
     assert book["status"]["usage"][TODAY] == {KEY: 1000}
     assert book["status"]["merged"] == []
     assert world.status(KEY)["currentUsage"] == 1010
+
+
+class DyingLeader:
+    """The API server as a leader sees it that dies before it lets go of what it has folded."""
+
+    def __init__(self, world: World) -> None:
+        self.api = world.api
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.api, name)
+
+    def put_node_usage(self, obj: dict[str, Any]) -> Any:
+        if not obj["metadata"]["finalizers"]:
+            raise client.Unreachable("dead")
+        return self.api.put_node_usage(obj)
+
+
+def test_a_new_leader_that_is_behind_forgets_no_node_that_it_has_not_seen(world: World) -> None:
+    for name in ("early", "late"):
+        node = world.node(name)
+        node.push("shop", 1000)
+        if name == "early":
+            world.settle(10)
+        else:
+            # From here on only the old leader sees what happens.
+            node.tick()
+        node.stop()
+        world.api.delete_node(name)
+        if name == "early":
+            fold.fold(world.api, {name: world.api.revision}, world.wall)
+            known = len(world.api.events)
+    with pytest.raises(client.Unreachable):
+        fold.fold(DyingLeader(world), {"late": world.api.revision}, world.wall)
+    world.pass_time(5)
+    world.control(known - world.at)
+    world.settle()
+    assert world.status(KEY)["currentUsage"] == 2000
+
+
+def test_a_report_that_arrived_unheard_before_its_node_was_folded_is_not_told_twice(
+    world: World,
+) -> None:
+    a = world.node("a")
+    a.push("shop", 1000)
+    world.settle(5)
+    a.stop()
+    world.api.delete_node("a")
+    known = len(world.api.events)
+    # The container is started again, for its node is still there; what it reports arrives.
+    a.start()
+    a.push("shop", 5)
+    world.pass_time(5)
+    world.api.fault = "reply"
+    a.tick()
+    world.control(known - world.at)
+    world.settle()
+    assert world.status(KEY)["currentUsage"] == 1005
 
 
 def test_a_node_that_comes_back_under_its_name_counts_anew(world: World) -> None:
@@ -324,6 +383,14 @@ def test_what_was_counted_late_in_a_day_is_reported_after_it(world: World) -> No
     world.settle()
     usage = world.api.node_usage("a")
     assert usage is not None
+    assert TODAY not in usage["status"]["counts"]
+    # West of everything it is still yesterday.
+    assert TODAY in usage["status"]["usage"]
+    move_to(world, "2026-11-24T12:30:00Z")
+    a.push("shop", 10)
+    world.settle()
+    usage = world.api.node_usage("a")
+    assert usage is not None
     assert TODAY not in usage["status"]["usage"]
 
 
@@ -341,6 +408,108 @@ def test_a_silent_node_makes_usage_stale_and_its_return_cures_it(world: World) -
     b.is_up = True
     world.settle(200)
     assert verdict(world, "DataStale")["status"] == "False"
+
+
+def test_a_budget_that_was_away_finds_its_usage_in_another_zone_too(world: World) -> None:
+    world.api.apply("shop", "shop", dailyLimit=1_000_000, timeZone="Pacific/Auckland")
+    a, b = world.node("a"), world.node("b")
+    a.push("shop", 700_000)
+    world.settle()
+    world.api.delete_budget("shop", "shop")
+    world.settle(80)
+    world.api.apply("shop", "shop", dailyLimit=1_000_000, timeZone="Pacific/Auckland")
+    world.settle(5)
+    assert world.status(KEY)["currentUsage"] == 700_000
+    assert b.push("shop", 300_001) == 0
+
+
+def test_a_zone_edited_and_edited_back_loses_nothing(world: World) -> None:
+    zones = ("America/New_York", "Asia/Tokyo", "America/New_York")
+    world.wall = at("2026-11-23T20:00:00Z")
+    a, b = world.node("a"), world.node("b")
+    for i, zone in enumerate(zones):
+        world.api.apply("shop", "shop", dailyLimit=1_000_000, timeZone=zone)
+        for node in (a, b):
+            node.follow()
+        if i == 0:
+            a.push("shop", 700_000)
+        world.settle()
+    assert world.status(KEY)["currentDay"] == "2026-11-23"
+    assert world.status(KEY)["currentUsage"] == 700_000
+    assert b.push("shop", 300_001) == 0
+
+
+def test_without_its_notes_an_agent_does_not_report_twice(world: World) -> None:
+    a = world.node("a")
+    a.push("shop", 400_000)
+    world.settle()
+    a.stop(kill=True)
+    (a.folder / "report.json").unlink()
+    a.start()
+    world.settle()
+    assert own(a, KEY, TODAY) == world.status(KEY)["currentUsage"] == 400_000
+
+
+def test_a_last_report_whose_answer_was_lost_is_not_folded_twice(world: World) -> None:
+    a = world.node("a")
+    a.push("shop", 1_000)
+    world.settle()
+    a.push("shop", 500)
+    world.api.fault = "reply"
+    assert not a.reporter.final()
+    a.stop(kill=True)
+    world.api.delete_node("a")
+    world.settle()
+    assert world.api.node_usage("a") is None
+    a.start()
+    a.push("shop", 1)
+    world.settle()
+    assert world.status(KEY)["currentUsage"] == 1501
+
+
+def test_a_node_that_can_only_listen_still_hears_what_others_use(world: World) -> None:
+    a, b = world.node("a"), world.node("b")
+    a.push("shop", 1000)
+    world.settle()
+    a.push("shop", 1000)
+    world.pass_time(70)
+    world.api.fault = "reply"
+    a.tick()
+    a.is_up = False
+    b.push("shop", 750_000)
+    world.settle(30)
+    a.is_up, world.api.is_down = True, True
+    a.follow()
+    for _ in range(60):
+        world.pass_time(10)
+        a.tick()
+    assert a.push("shop", 248_001) == 0
+    assert a.push("shop", 248_000) == 248_000
+
+
+def test_late_counts_of_a_month_make_nobody_stale(world: World) -> None:
+    world.wall = at("2026-11-30T23:00:00Z")
+    a = world.node("a")
+    world.settle(10)
+    move_to(world, "2026-11-30T23:59:59Z")
+    a.push("shop", 1000)
+    move_to(world, "2026-12-01T00:00:02Z")
+    world.settle(400)
+    assert a.reporter.uncovered(world.mono, wait=190) == frozenset()
+
+
+def test_a_budget_made_again_is_not_stale_for_what_it_was(world: World) -> None:
+    a = world.node("a")
+    world.settle(5)
+    a.push("shop", 200_000)
+    world.pass_time(5)
+    a.tick()
+    world.api.delete_budget("shop", "shop")
+    a.follow()
+    world.pass_time(500)
+    world.api.apply("shop", "shop", dailyLimit=1_000_000)
+    a.follow()
+    assert a.reporter.uncovered(world.mono, wait=190) == frozenset()
 
 
 def verdict(world: World, kind: str) -> dict[str, Any]:
@@ -402,6 +571,20 @@ def test_a_hot_team_costs_a_bounded_number_of_reports(world: World) -> None:
     reports = a.reporter.counters["acknowledged"]
     assert 10 <= reports <= 60
     assert world.api.calls - begun < 3 * reports
+
+
+def test_after_an_outage_of_any_length_a_node_reports_within_half_a_minute(world: World) -> None:
+    a = world.node("a")
+    world.settle(5)
+    a.push("shop", 1000)
+    # The worst moment for its end is just after a try.
+    while a.reporter.counters["unanswered"] < 10:
+        world.api.fault = "request"
+        world.pass_time(1)
+        a.tick()
+    world.api.fault = ""
+    world.settle(31)
+    assert world.status(KEY)["currentUsage"] == 1000
 
 
 class Faults(RuleBasedStateMachine):

@@ -46,4 +46,4 @@ def test_a_report_is_due_at_a_share_of_what_is_left(
 
 
 def test_the_overshoot_is_what_passes_before_everybody_knows() -> None:
-    assert pace.overshoot(10**9, rate=10**6, floor=2, delay=1.5) == 3_600_000
+    assert pace.overshoot(10**9, rate=10**6, floor=2, delay=1.5) == 4_000_000

@@ -39,8 +39,9 @@ class Budgets:
             self._others.forget(key)
             return
         self._put(key, slim(found))
-        if self._fresh is not None:
-            self._fresh.add(key)
+        with self._lock:
+            if self._fresh is not None:
+                self._fresh.add(key)
         status = elsewhere.Status.of(found.get("status") or {})
         if status is not None:
             self._others.hear(key, status)

@@ -11,6 +11,8 @@ log = logging.getLogger("sluice")
 
 # A step of the wall clock that is worth a line in the log.
 CLOCK_STEP_S = 60.0
+# A chore that failed is tried again after so long.
+FAILED_S = 5.0
 
 
 class Chores:
@@ -50,6 +52,7 @@ class Chores:
                     chore()
                 except Exception:
                     log.exception("housekeeping failed")
+                    due[i] = now + max(every_s, FAILED_S)
 
 
 class ClockWatch:

@@ -31,6 +31,8 @@ SAVE_S = 10.0
 # The process must be gone in ten seconds, pushes in flight included.
 JOIN_S, FINAL_S = 2.0, 3.0
 RETRY_S = 5.0
+# Of --stale-after: when a watch on which nothing happens is renewed.
+RENEWED = (0.5, 0.8)
 
 
 class Daemon(service.Service):
@@ -93,7 +95,12 @@ class Daemon(service.Service):
             clock=time.time,
             monotonic=time.monotonic,
         )
-        self._informer = informer.Informer(self._api, "teambudgets", self._budgets.handle)
+        # In touch well within the time after which it would count as cut off.
+        least, most = (max(1, round(options.stale_after * share)) for share in RENEWED)
+        rhythm = informer.Pace(renew_min_s=min(100, least), renew_max_s=min(160, most))
+        self._informer = informer.Informer(
+            self._api, "teambudgets", self._budgets.handle, pace=rhythm
+        )
         self._started_at = time.monotonic()
         self._has_synced = self._is_behind = False
         self._saved: dict[str, object] = {}

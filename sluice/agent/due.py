@@ -7,9 +7,13 @@ Rule 3: after twice the ceiling a report is due even if it says nothing new: tha
 
 from collections.abc import Callable
 
+import numpy as np
+
 from sluice import ledger, pace, window
 from sluice.agent import elsewhere
 from sluice.columns import DAY, MONTH
+
+NONE = [0]
 
 
 class Due:
@@ -30,11 +34,15 @@ class Due:
         self._last = float("-inf")
         self._turned_at: float | None = None
         self._end = float("inf")
+        # What was acknowledged of the table's budgets, under these rules.
+        self._told_of: ledger.Rules | None = None
+        self._told_sizes: ledger.Int64s = np.zeros((2, 0), np.int64)
         self._draw()
 
     def reported(self, now: float, changes: int) -> None:
         """A report that told everything up to the ledger's `changes` was acknowledged."""
         self._told, self._last, self._turned_at = changes, now, None
+        self._told_of = None
         self._draw()
 
     def _draw(self) -> None:
@@ -71,17 +79,34 @@ class Due:
         if not len(rows) or rows.max() >= rules.era.key.shape[1]:
             # A budget that is new: its windows are entered within a second.
             return False
-        committed = self._book.committed(rows, rules.era).tolist()
-        keys = rules.era.key[:, rows].tolist()
-        for i, own in enumerate(rules.table.budgets):
-            nodes = self._others.nodes(own.key)
+        committed = self._book.committed(rows, rules.era)
+        if self._told_of is not rules:
+            self._told_of, self._told_sizes = rules, sizes_of(rules, acked)
+        for i in np.flatnonzero((committed > self._told_sizes).any(axis=0)).tolist():
+            own = rules.table.budgets[i]
             for kind, limit in ((DAY, own.daily_limit), (MONTH, own.monthly_limit)):
-                if limit is None or not keys[kind][i]:
+                size, told = int(committed[kind, i]), int(self._told_sizes[kind, i])
+                if limit is None:
                     continue
-                name = (window.day_key, window.month_key)[kind](keys[kind][i])
-                size = committed[kind][i]
-                unreported = size - acked.get(name, {}).get(own.key, [0])[0]
-                used = size + self._others.of(own.key, name).elsewhere
-                if unreported >= pace.due_at(limit, used, nodes):
+                used = size + self._others.of(own.key, name_of(rules, kind, i)).elsewhere
+                if size - told >= pace.due_at(limit, used, self._others.nodes(own.key)):
                     return True
         return False
+
+
+def sizes_of(rules: ledger.Rules, acked: ledger.Counted) -> ledger.Int64s:
+    """int64 [2, k]: what the cluster has of each budget's open windows."""
+    sizes = [
+        [
+            acked.get(name_of(rules, kind, i), {}).get(own.key, NONE)[0]
+            for i, own in enumerate(rules.table.budgets)
+        ]
+        for kind in (DAY, MONTH)
+    ]
+    return np.array(sizes, np.int64)
+
+
+def name_of(rules: ledger.Rules, kind: int, i: int) -> str:
+    """The key of the window that is open for budget i of the table; "" before its first."""
+    number = int(rules.era.key[kind, rules.row_of[i]])
+    return (window.day_key, window.month_key)[kind](number) if number else ""

@@ -8,7 +8,8 @@ included. So, for the window that the status names,
 and the node may count `limit - elsewhere`: of its own bytes it always knows the last one.
 
 Rule 1: what is not known of a window is 0: it has just begun.
-Rule 2: a status that counts a report whose fate is not known yet is put aside until it is.
+Rule 2: of a status that may count a report whose fate is not known, the most that this can be is
+taken off, until it is known.
 Rule 3: what was heard is used until something newer of the same window is; when the node is cut
 off, the budget's `onStale` says what it means.
 
@@ -91,7 +92,11 @@ class Elsewhere:
         self._reports: collections.deque[tuple[int, ledger.Counted]] = collections.deque(
             maxlen=REPORTS
         )
-        self._is_unsure = False
+        # What is being reported, and may have arrived; None if nothing is.
+        self._sent: ledger.Counted | None = None
+        # What the ledger had before this process: own reports never said more. None: not known.
+        self._inherited: ledger.Counted | None = None
+        self._lives: collections.Counter[str] = collections.Counter()
         # Heard of before anything was known of this node's own reports.
         self._guessed: set[tuple[str, str]] = set()
         self._pending: set[str] = set()
@@ -108,15 +113,19 @@ class Elsewhere:
                 self._nodes[key] = status.nodes
             self._weigh(key)
 
-    def sending(self) -> None:
+    def inherit(self, counted: ledger.Counted) -> None:
+        """Earlier reports of this node said no more than this."""
+        self._inherited = counted
+
+    def sending(self, counted: ledger.Counted) -> None:
         """A report is on its way, and until reported() or lost() its fate is not known."""
         with self._lock:
-            self._is_unsure = True
+            self._sent = counted
 
     def reported(self, revision: int, counted: ledger.Counted) -> None:
         """The cluster has all that this node counted, at this resource version."""
         with self._lock:
-            self._is_unsure = False
+            self._sent = None
             if not self._reports:
                 # Of what was heard before, nobody knew how much of it was this node's.
                 self._pending |= self._statuses.keys()
@@ -126,7 +135,7 @@ class Elsewhere:
     def lost(self) -> None:
         """The report did not arrive."""
         with self._lock:
-            self._is_unsure = False
+            self._sent = None
             self._weigh_pending()
 
     def _weigh_pending(self) -> None:
@@ -137,9 +146,9 @@ class Elsewhere:
     def _weigh(self, key: str) -> None:
         status = self._statuses[key]
         newest = self._reports[-1][0] if self._reports else -1
-        if self._is_unsure and status.revision > newest:
+        if self._sent is not None and status.revision > newest:
+            # It may count a report whose fate is not known: to be weighed again when it is.
             self._pending.add(key)
-            return
         known = dict(self._heard.get(key, {}))
         for name, seen in status.usage:
             before = known.pop(name, None)
@@ -153,34 +162,40 @@ class Elsewhere:
         self, key: str, name: str, revision: int, seen: int, before: Heard | None
     ) -> Heard:
         """What a status says of a window, in the light of what was heard before."""
+        mine, is_sure = self._mine(revision, name, key)
         was_guess = (key, name) in self._guessed
-        if not self._reports:
-            if before is not None and not was_guess:
-                # An earlier process knew its reports.
-                return before
+        self._guessed.discard((key, name))
+        if mine is None:
+            # In a new directory: what this node counted before is in `seen`, nobody knows how much.
             self._guessed.add((key, name))
             return Heard(seen)
-        self._guessed.discard((key, name))
-        mine, is_sure = self._mine(revision, name, key)
         heard = Heard(seen, min(seen, mine))
         if before is None or is_sure or was_guess:
             return heard
         # Others' usage only grows: of two values that may be too small the larger is nearer.
         return max(before, heard, key=lambda one: one.elsewhere)
 
-    def _mine(self, revision: int, name: str, key: str) -> tuple[int, bool]:
-        """What this node's reports up to a version said; whether that is sure, or the most."""
+    def _mine(self, revision: int, name: str, key: str) -> tuple[int | None, bool]:
+        """What this node's reports up to a version said, or None; whether that is sure.
+
+        If it is not sure, it is the most that they can have said.
+        """
+        newest = self._reports[-1][0] if self._reports else -1
+        if self._sent is not None and revision > newest:
+            return self._sent.get(name, {}).get(key, NONE)[0], False
         for at, counted in reversed(self._reports):
             if at <= revision:
                 return counted.get(name, {}).get(key, NONE)[0], True
-        # Older than any report remembered: it lacks some of the oldest, never has more.
-        return self._reports[0][1].get(name, {}).get(key, NONE)[0], False
+        oldest = self._reports[0][1] if self._reports else self._inherited
+        return (None if oldest is None else oldest.get(name, {}).get(key, NONE)[0]), False
 
     def forget(self, key: str) -> None:
         """A budget is gone; what was heard of its windows stands, for it may come back."""
         with self._lock:
             self._statuses.pop(key, None)
+            self._nodes.pop(key, None)
             self._pending.discard(key)
+            self._lives[key] += 1
 
     def changed(self) -> set[str]:
         """The keys whose room has changed since the last call."""
@@ -217,6 +232,15 @@ class Elsewhere:
         """Up to which resource version a team's last status counts; -1 without one."""
         status = self._statuses.get(key)
         return status.revision if status is not None else -1
+
+    def life(self, key: str) -> int:
+        """How often the budget has gone."""
+        return self._lives[key]
+
+    def is_awaited(self, key: str, name: str) -> bool:
+        """Whether a team's status is to change with what is reported of a window."""
+        status = self._statuses.get(key)
+        return status is None or any(name == one for one, _ in status.usage)
 
     def room(self, own: budget.Budget, kind: int, number: int) -> tuple[int, int]:
         """The ledger's Room: soft and hard bound on what this node may count in a window."""

@@ -18,6 +18,7 @@ import logging
 import random
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from sluice import ledger, nodeusage, pace, window
@@ -32,6 +33,9 @@ BACKOFF_S, BACKOFF_MAX_S = 1.0, 30.0
 # A window's last report may be under way, or be asked for, for so long after its end.
 KEPT_AFTER_S = 7200.0
 TRIES = 4
+# The date line: a day is open somewhere from 14 hours before UTC's to 12 after it.
+AHEAD_S, BEHIND_S = 14 * 3600, 12 * 3600
+NONE = [0]
 
 
 class Deposed(Exception):
@@ -40,6 +44,21 @@ class Deposed(Exception):
 
 class NotYet(Exception):
     """The object of this node's past is still being folded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An acknowledged increase that a team's status does not cover yet.
+
+    Attributes:
+        since: when that was last so (monotonic). revision: of the report.
+        covered: what the status covered then. life: which life of the budget it was.
+    """
+
+    since: float
+    revision: int
+    covered: int
+    life: int
 
 
 class Api(Protocol):
@@ -87,11 +106,16 @@ class Reporter:
         self._clock, self._monotonic, self._rng = clock, monotonic, rng
         self._due = due.Due(book, others, settings, rng)
         self._object: dict[str, Any] | None = None
-        # What of the ledger the object may have too: nothing, as long as they have not met.
-        # None once they have met in this process: then, everything.
-        self._inherited: ledger.Counted | None = book.record(_teams(book)) if state.uid else {}
+        # What the ledger had before this process; None once the object was compared with it.
+        self._inherited: ledger.Counted | None = book.record(_teams(book))
+        self._has_met = bool(state.uid)
+        if self._has_met:
+            others.inherit(self._inherited)
         self._has_written = False
-        self._uncovered: dict[str, tuple[float, int, int]] = {}
+        self._lock = threading.Lock()
+        self._uncovered: dict[str, Waiting] = {}
+        # Windows of which not all teams fit into a report.
+        self._cut: set[str] = set()
         self._failures, self._not_before = 0, float("-inf")
         self.acknowledged_at: float | None = None
         self.counters = {"acknowledged": 0, "conflict": 0, "refused": 0, "unanswered": 0}
@@ -121,32 +145,32 @@ class Reporter:
     def uncovered(self, now: float, wait: float) -> frozenset[str]:
         """The teams of which an acknowledged increase is in no status, `wait` seconds after it."""
         found = set()
-        for key, (since, revision, covered) in list(self._uncovered.items()):
-            reached = self._others.revision(key)
-            if reached >= revision:
-                self._uncovered.pop(key, None)
-            elif reached > covered:
-                # Behind, but it moves.
-                self._uncovered[key] = (now, revision, reached)
-            elif now - since > wait:
-                found.add(key)
+        with self._lock:
+            for key, waiting in list(self._uncovered.items()):
+                reached = self._others.revision(key)
+                if reached >= waiting.revision or self._others.life(key) != waiting.life:
+                    del self._uncovered[key]
+                elif reached > waiting.covered:
+                    # Behind, but it moves.
+                    self._uncovered[key] = replace(waiting, since=now, covered=reached)
+                elif now - waiting.since > wait:
+                    found.add(key)
         return frozenset(found)
 
     def _attempt(self, *, final: bool) -> bool:
         """Try to report; whether it was acknowledged. After a failure the next try waits longer."""
-        self.complaint = f"{TRIES} tries met somebody else's write"
-        wait_s = 0.0
+        complaint, wait_s = f"{TRIES} tries met somebody else's write", 0.0
         try:
             for _ in range(TRIES):
                 if self._report(final=final):
                     self._failures, self.complaint = 0, ""
                     return True
         except NotYet as wait:
-            self.complaint = str(wait)
+            complaint = str(wait)
         except client.ApiError as error:
             self.counters["unanswered" if isinstance(error, client.Unreachable) else "refused"] += 1
-            self.complaint = error.message
-            wait_s = getattr(error, "retry_after_s", 0.0)
+            complaint, wait_s = error.message, error.retry_after_s
+        self.complaint = complaint
         backoff_s = min(BACKOFF_MAX_S, 2 * BACKOFF_S * 2 ** min(self._failures, 5))
         # Half of it sure, half by chance: never longer than said, never all nodes at once.
         wait_s = min(BACKOFF_MAX_S, max(2 * wait_s, backoff_s)) * (1 + self._rng()) / 2
@@ -161,22 +185,29 @@ class Reporter:
         node_usage = self._object if self._object is not None else self._adopt()
         told = self._book.changes
         counted = self._to_tell()
+        here = self._open_windows()
         status = {
             "instance": self._instance,
             "seq": (node_usage.get("status") or {}).get("seq", 0) + 1,
             "reportedAt": window.iso(self._clock()),
             "final": final,
-            **nodeusage.status_of(nodeusage.beyond(counted, self._state.folded)),
+            **nodeusage.status_of(
+                nodeusage.beyond(counted, self._state.folded),
+                lambda name, key: _is_recent(here(key), *window.parse_key(name), self._clock()),
+            ),
         }
-        self._others.sending()
+        self._state.send(counted)
+        self._others.sending(counted)
         self._object = None
         try:
             answer = self._api.put_node_usage_status({**node_usage, "status": status})
         except (client.Conflict, client.NotFound) as error:
+            self._state.send({})
             self.counters["conflict"] += 1
             log.info("report: %s", error.message)
             return False
         except client.Invalid as error:
+            self._state.send({})
             # Never forced. It knows of more than the ledger does, which _adopt() mends.
             log.error("the API server refused this node's report: %s", error.message)
             self.complaint = error.message
@@ -187,6 +218,7 @@ class Reporter:
             raise
         except client.ApiError:
             self._object = node_usage
+            self._state.send({})
             self._others.lost()
             raise
         self._has_written = True
@@ -217,7 +249,8 @@ class Reporter:
                 raise Deposed(f"NodeLogUsage/{self._node} is written by pod {writer} now")
             log.info("taking NodeLogUsage/%s over from pod %s", self._node, writer)
         theirs = nodeusage.plus(nodeusage.counted(status), self._state.folded)
-        # In this order: the ledger then takes both into account at once.
+        # The ledger then takes both into account at once.
+        self._has_met |= writer == self._instance
         self._acknowledged(found, theirs)
         self._catch_up(theirs)
         if nodeusage.is_folding(found):
@@ -230,50 +263,79 @@ class Reporter:
         The first time it is compared with what was there when the process began: what has been
         counted since comes on top. In a new directory everything does.
         """
-        had, self._inherited = self._inherited, None
+        had = self._inherited if self._has_met else {}
         if had is None:
             had = self._book.record(_teams(self._book))
         utc = window.open_windows("UTC", self._clock())
         for name, teams in nodeusage.beyond(theirs, had).items():
-            kind, number = window.parse_key(name)
-            if _is_near(utc, kind, number):
+            if _is_near(utc, *window.parse_key(name)):
                 for key, values in teams.items():
                     log.warning("%s: %d bytes of %s are on record, not here", key, values[0], name)
                     self._book.add(key, {name: values})
+                    # Not once more, should the next one fail.
+                    had.setdefault(name, {})[key] = theirs[name][key]
+        self._inherited, self._has_met = None, True
 
     def _acknowledged(self, node_usage: dict[str, Any], counted: ledger.Counted) -> None:
         """The cluster has `counted`, as of `node_usage`."""
         metadata = node_usage["metadata"]
         revision, now = int(metadata["resourceVersion"]), self._monotonic()
         if self.acknowledged_at is not None:
-            for name, teams in counted.items():
-                before = self._state.acked.get(name, {})
-                for key, (size, *_) in teams.items():
-                    if size > before.get(key, [0])[0]:
-                        reached = self._others.revision(key)
-                        since, _, covered = self._uncovered.get(key, (now, 0, reached))
-                        self._uncovered[key] = (since, revision, covered)
+            self._note_increases(counted, revision, now)
         self.acknowledged_at = now
         self._others.reported(revision, counted)
         self._state.acknowledge(metadata.get("uid", ""), counted)
 
-    def _to_tell(self) -> ledger.Counted:
-        """What to report: open windows, those that ended a while ago, those not told yet."""
+    def _note_increases(self, counted: ledger.Counted, revision: int, now: float) -> None:
+        """Note which teams' statuses have to change for what was acknowledged now."""
+        with self._lock:
+            for name, teams in counted.items():
+                before = self._state.acked.get(name, {})
+                for key, (size, *_) in teams.items():
+                    if size > before.get(key, NONE)[0] and self._others.is_awaited(key, name):
+                        life, reached = self._others.life(key), self._others.revision(key)
+                        waiting = self._uncovered.get(key)
+                        if waiting is None or waiting.life != life:
+                            waiting = Waiting(now, revision, reached, life)
+                        self._uncovered[key] = replace(waiting, revision=revision)
+
+    def _open_windows(self) -> Callable[[str], window.Windows]:
+        """The windows that are open for a key; of UTC where there is no budget."""
         now = self._clock()
         utc = window.open_windows("UTC", now)
         budgets = self._book.rows().table.budgets
-        open_in = {own.key: window.open_windows(own.time_zone, now) for own in budgets}
+        found = {own.key: window.open_windows(own.time_zone, now) for own in budgets}
+        return lambda key: found.get(key, utc)
+
+    def _to_tell(self) -> ledger.Counted:
+        """What to report: windows that are open somewhere on earth, and those not told yet.
+
+        Not only those of a team's own zone, which may be edited, or be gone and come back.
+        """
+        now, here = self._clock(), self._open_windows()
         told: ledger.Counted = {}
         for name, teams in self._book.record(_teams(self._book)).items():
             kind, number = window.parse_key(name)
             acked = self._state.acked.get(name, {})
+            is_open = _is_open_somewhere(kind, number, now)
             for key, values in teams.items():
-                is_news = any(values) and values != acked.get(key)
-                if is_news or (
-                    any(values) and _is_recent(open_in.get(key, utc), kind, number, now)
-                ):
+                is_news = values != acked.get(key)
+                if any(values) and (is_news or is_open or _is_recent(here(key), kind, number, now)):
                     told.setdefault(name, {})[key] = values
-        return _capped(told)
+        return self._capped(told)
+
+    def _capped(self, counted: ledger.Counted) -> ledger.Counted:
+        """Of each window no more teams than an object takes: those told before, then the most."""
+        for name, teams in counted.items():
+            left_out = len(teams) - nodeusage.TEAMS_MAX
+            if left_out > 0:
+                if name not in self._cut:
+                    self._cut.add(name)
+                    log.error("%s: %d teams do not fit into this node's report", name, left_out)
+                acked = self._state.acked.get(name, {})
+                first = sorted(teams, key=lambda key: (key not in acked, -teams[key][0]))
+                counted[name] = {key: teams[key] for key in first[: nodeusage.TEAMS_MAX]}
+        return counted
 
 
 def _teams(book: ledger.Ledger) -> list[str]:
@@ -291,16 +353,12 @@ def _is_recent(here: window.Windows, kind: int, number: int, now: float) -> bool
     return is_last and began_today and now < here.start + KEPT_AFTER_S
 
 
+def _is_open_somewhere(kind: int, number: int, now: float) -> bool:
+    """Whether it is this day, or month, anywhere on earth."""
+    first, last = (window.open_windows("UTC", at) for at in (now - BEHIND_S, now + AHEAD_S))
+    return (first.day, first.month)[kind] <= number <= (last.day, last.month)[kind]
+
+
 def _is_near(utc: window.Windows, kind: int, number: int) -> bool:
     """Whether a window may be open somewhere on earth, or have ended not long ago."""
     return abs(number - (utc.day, utc.month)[kind]) <= (1 if kind == MONTH else 2)
-
-
-def _capped(counted: ledger.Counted) -> ledger.Counted:
-    """Of each window no more teams than an object takes: those that used most."""
-    for name, teams in counted.items():
-        if len(teams) > nodeusage.TEAMS_MAX:
-            log.error("%d teams in %s, only %d are reported", len(teams), name, nodeusage.TEAMS_MAX)
-            most = sorted(teams, key=lambda key: -teams[key][0])[: nodeusage.TEAMS_MAX]
-            counted[name] = {key: teams[key] for key in most}
-    return counted

@@ -3,16 +3,17 @@
     table.json   the budgets as last seen, and the cluster's usage as last heard
     report.json  which object holds this node's counts, what it acknowledged, what went before it
 
-Written by rename, so that a kill leaves the old or the new one. Not synced to disk: what a machine
-loses in a crash is lost to its pods too, for the directory is theirs alone.
+Written by rename, so that a kill leaves the old or the new one, and synced before it, for a machine
+that comes back may bring the directory with it.
 """
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
-from sluice import ledger
+from sluice import ledger, nodeusage
 
 log = logging.getLogger("sluice.agent")
 
@@ -35,7 +36,10 @@ def read(path: Path) -> dict[str, Any]:
 def write(path: Path, value: dict[str, Any]) -> None:
     """Replace a file by a JSON object."""
     new = path.with_suffix(".new")
-    new.write_bytes(json.dumps(value, separators=(",", ":")).encode())
+    with new.open("wb") as file:
+        file.write(json.dumps(value, separators=(",", ":")).encode())
+        file.flush()
+        os.fsync(file.fileno())
     new.replace(path)
 
 
@@ -45,6 +49,7 @@ class Reported:
     Attributes:
         uid: of the object that holds them; "" before the first.
         acked: all that is acknowledged, what was folded included.
+        sent: what is on its way, and may have arrived; {} if nothing is.
         folded: what earlier objects of this node took with them.
 
     Threads: one writes; others may read `acked`, which is replaced whole.
@@ -53,27 +58,37 @@ class Reported:
     def __init__(self, path: Path) -> None:
         self._path = path
         found = read(path)
-        self.uid = str(found.get("uid", ""))
-        self.acked: ledger.Counted = found.get("acked", {})
-        self.folded: ledger.Counted = found.get("folded", {})
+        self.uid = str(found.get("uid") or "")
+        self.acked: ledger.Counted = found.get("acked") or {}
+        self.sent: ledger.Counted = found.get("sent") or {}
+        self.folded: ledger.Counted = found.get("folded") or {}
 
     def begin(self, uid: str) -> None:
-        """The object is another one from here on: what was acknowledged went with the last."""
+        """The object is another one from here on: all that it had went with the last.
+
+        What was on its way counts as arrived: nothing must be told twice.
+        """
         if self.uid:
-            self.folded = self.acked
-        self.uid = uid
+            self.folded = nodeusage.combined(self.acked, self.sent, max)
+        self.uid, self.sent = uid, {}
+        self._write()
+
+    def send(self, counted: ledger.Counted) -> None:
+        """A report of `counted` is about to be on its way."""
+        self.sent = counted
         self._write()
 
     def acknowledge(self, uid: str, counted: ledger.Counted) -> None:
         """The object has `counted`; windows that it does not name any more it had before."""
-        self.uid = uid
+        self.uid, self.sent = uid, {}
         old = self.acked
         names = sorted(old.keys() | counted.keys())[-WINDOWS:]
         self.acked = {name: old.get(name, {}) | counted.get(name, {}) for name in names}
         self._write()
 
     def _write(self) -> None:
+        value = {"uid": self.uid, "acked": self.acked, "sent": self.sent, "folded": self.folded}
         try:
-            write(self._path, {"uid": self.uid, "acked": self.acked, "folded": self.folded})
+            write(self._path, value)
         except OSError as error:
             log.error("%s cannot be written: %s", self._path, error)

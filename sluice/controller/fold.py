@@ -15,14 +15,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sluice import ledger, nodeusage, window
+from sluice.columns import COUNT_MAX
 from sluice.kube import client
 
 log = logging.getLogger("sluice.controller")
 
-# Days before this one that the ledger object keeps, so that every zone's yesterday is among them.
-DAYS_KEPT = 3
-# The CRD's maxItems of `merged`, less some room.
-MERGED_MAX = 9000
+# Every zone's yesterday, today and tomorrow are among these days around UTC's.
+DAYS_BEHIND, DAYS_AHEAD = 3, 2
 
 Object = dict[str, Any]
 
@@ -39,16 +38,29 @@ def fold(api: client.Api, judged: Mapping[str, int], now: float) -> list[str]:
         The names of those that were folded and let go.
 
     Raises:
-        client.ApiError: the call at hand was not done; what is left is done by the next fold().
+        client.ApiError: the API server does not answer; what is left is done by the next fold().
     """
-    leaving = [found for item in judged.items() if (found := _marked(api, *item)) is not None]
-    if not leaving:
-        return []
-    _take_in(api, leaving, now)
-    for found in leaving:
-        _let_go(api, found)
-        log.info("folded NodeLogUsage/%s of a node that is gone", found["metadata"]["name"])
-    return [found["metadata"]["name"] for found in leaving]
+    done = []
+    for name, version in judged.items():
+        try:
+            if _fold_one(api, name, version, now):
+                done.append(name)
+        except (client.Unreachable, client.Throttled, client.Unauthorized):
+            raise
+        except client.ApiError as error:
+            # The others are not to wait for it.
+            log.warning("NodeLogUsage/%s is not folded: %s", name, error.message)
+    return done
+
+
+def _fold_one(api: client.Api, name: str, version: int, now: float) -> bool:
+    found = _marked(api, name, version)
+    if found is None:
+        return False
+    _take_in(api, found, now)
+    _let_go(api, found)
+    log.info("folded NodeLogUsage/%s of a node that is gone", name)
+    return True
 
 
 def _marked(api: client.Api, name: str, version: int) -> Object | None:
@@ -73,19 +85,17 @@ def _has_finalizer(found: Object) -> bool:
     return nodeusage.FINALIZER in (found["metadata"].get("finalizers") or ())
 
 
-def _take_in(api: client.Api, leaving: list[Object], now: float) -> None:
-    """Add the counts of what is not in the ledger object yet, in one write."""
+def _take_in(api: client.Api, found: Object, now: float) -> None:
+    """Add the counts of an object that is not in the ledger object yet, in one write."""
     book = ledger_object(api)
     status = book.get("status") or {}
     merged = list(status.get("merged") or ())
-    new = [found for found in leaving if found["metadata"]["uid"] not in merged]
-    if not new:
-        return
-    sums = nodeusage.counted(status)
-    for found in new:
-        sums = nodeusage.plus(sums, nodeusage.counted(found.get("status") or {}))
-    merged += [found["metadata"]["uid"] for found in new]
-    _write(api, book, merged, recent(sums, now), now)
+    uid = found["metadata"]["uid"]
+    if uid not in merged:
+        theirs = recent(nodeusage.counted(found.get("status") or {}), now)
+        ours = recent(nodeusage.counted(status), now)
+        sums = nodeusage.combined(ours, theirs, lambda a, b: min(COUNT_MAX, a + b))
+        _write(api, book, [*merged, uid], sums, now)
 
 
 def _let_go(api: client.Api, found: Object) -> None:
@@ -141,16 +151,15 @@ def _write(
 
 
 def recent(sums: ledger.Counted, now: float) -> ledger.Counted:
-    """The windows that may be open somewhere, and the last few: an object has room for 16."""
+    """The windows that may be open somewhere, and the last few: an object has room for 16.
+
+    Not those that a clock far ahead has counted into.
+    """
     today = datetime.datetime.fromtimestamp(now, datetime.UTC).date().toordinal()
     month = window.open_windows("UTC", now).month
-    oldest = (window.day_key(today - DAYS_KEPT), window.month_key(month - 1))
-    # ISO dates compare as text.
-    return {
-        name: teams
-        for name, teams in sums.items()
-        if any(name[:2] == least[:2] and name >= least for least in oldest)
-    }
+    kept = {window.day_key(today + ahead) for ahead in range(-DAYS_BEHIND, DAYS_AHEAD + 1)}
+    kept |= {window.month_key(month + ahead) for ahead in (-1, 0, 1)}
+    return {name: teams for name, teams in sums.items() if name in kept}
 
 
 def release_all(api: client.Api) -> int:

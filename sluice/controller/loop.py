@@ -39,7 +39,8 @@ class Loop:
     Args:
         budgets: is filled from the TeamBudgets. settings: when nodes report, when to publish.
         identity: names this process in Events.
-        seen: the resource version up to which NodeLogUsages have been handed in.
+        seen: the resource version up to which NodeLogUsages have been handed in; None while they
+            are of no one moment.
         clock, monotonic: seconds since the epoch; seconds that only grow.
 
     Attributes:
@@ -53,7 +54,7 @@ class Loop:
         settings: pace.Pace,
         *,
         identity: str,
-        seen: Callable[[], int],
+        seen: Callable[[], int | None],
         clock: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
@@ -72,9 +73,11 @@ class Loop:
         # Budgets whose status is to be written, and not before when (monotonic).
         self._due: dict[str, tuple[plan.Urgency, float]] = {}
         self._written_at: dict[str, float] = {}
+        # Budgets whose status was refused: not again before when (monotonic).
+        self._refused: dict[str, float] = {}
         self._tokens, self._filled_at = float(BURST), monotonic()
         self._failures, self._not_before = 0, float("-inf")
-        self._fold_at = float("-inf")
+        self._fold_failures, self._fold_at = 0, float("-inf")
         self.counters = {"written": 0, "conflict": 0, "failed": 0, "events": 0, "folded": 0}
 
     # gather
@@ -98,6 +101,7 @@ class Loop:
             self._version = max(self._version, node.version)
             if kind == "DELETED":
                 self._dirty |= self._sums.remove(node.name) & self._fleet.members.keys()
+                self._silent -= {node.name}
                 self._heard.pop(node.name, None)
                 self._skew.pop(node.name, None)
                 return
@@ -134,10 +138,9 @@ class Loop:
         now = self._monotonic()
         self._tokens = min(BURST, self._tokens + WRITES_PER_S * (now - self._filled_at))
         self._filled_at = now
-        seen = self._seen()
         with self._lock:
-            # What informers have seen without an event (bookmarks) counts as seen.
-            self._version = max(self._version, seen)
+            if not self._has_settled():
+                return
             self._turn_windows()
             self._judge_silence(now)
             dirty, self._dirty = self._dirty, set()
@@ -152,12 +155,21 @@ class Loop:
                     # The rest waits: by now something may be due that is more urgent.
                     break
                 if at <= now and self._tokens >= 1:
-                    self._tokens -= 1
                     self._write(key)
-            self._fold_leaving(now)
             self._failures = 0
         except client.ApiError as error:
             self._back_off(error)
+            return
+        self._fold_leaving(now)
+
+    def _has_settled(self) -> bool:
+        """Whether the sums are those of one moment: no new list is being handed in."""
+        seen = self._seen()
+        if seen is None:
+            return False
+        # What informers have seen without an event (bookmarks) counts as seen.
+        self._version = max(self._version, seen)
+        return True
 
     def take_over(self) -> None:
         """Begin to lead: whatever is known may have changed unwritten."""
@@ -168,7 +180,7 @@ class Loop:
 
     def _back_off(self, error: client.ApiError) -> None:
         wait_s = min(BACKOFF_MAX_S, BACKOFF_S * 2 ** min(self._failures, 5))
-        wait_s = max(wait_s, error.retry_after_s)
+        wait_s = min(BACKOFF_MAX_S, max(wait_s, error.retry_after_s))
         if self._failures in (0, 4):
             log.warning("the API server does not take what is due: %s", error.message)
         self._failures += 1
@@ -219,6 +231,7 @@ class Loop:
             nodes = len(self._sums.nodes)
             heartbeat = self._pace.heartbeat_for(len(self._fleet.members), nodes)
             at = self._written_at.get(key, float("-inf")) + heartbeat
+        at = max(at, self._refused.get(key, at))
         self._due[key] = (urgency, at)
 
     def _status(self, key: str, member: fleet.Member) -> plan.Status:
@@ -285,12 +298,13 @@ class Loop:
             self._due.pop(key, None)
             if member is None:
                 return
-            status = self._status(key, member)
             old, version = member.status, member.version
-            if self._version < int(old.get("usageRevision", "0")):
+            if not self._has_settled() or self._version < int(old.get("usageRevision", "0")):
                 # Somebody has seen more than this process: usage must not be shown to fall.
                 self._dirty.add(key)
                 return
+            status = self._status(key, member)
+        self._tokens -= 1
         try:
             answer = self._api.patch_budget_status(member.namespace, member.name, status, version)
         except client.NotFound:
@@ -300,13 +314,23 @@ class Loop:
             self.counters["conflict"] += 1
             self._put_back(key)
             return
-        except client.ApiError:
+        except (client.Unreachable, client.Throttled, client.Unauthorized):
             self._put_back(key)
             raise
+        except client.ApiError as error:
+            # Of this one only: the others are not to suffer for it.
+            log.warning("%s: its status is refused: %s", key, error.message)
+            self.counters["failed"] += 1
+            self._refused[key] = self._monotonic() + BACKOFF_MAX_S
+            self._put_back(key)
+            return
         self.counters["written"] += 1
         with self._lock:
-            self._fleet.put(answer)
+            self._refused.pop(key, None)
             self._written_at[key] = self._monotonic()
+            now_there = self._fleet.members.get(key)
+            if now_there is not None and now_there.uid == member.uid:
+                self._fleet.put(answer)
         self._tell(member, old, status)
 
     def _put_back(self, key: str) -> None:
@@ -319,6 +343,7 @@ class Loop:
         if before == after or after is None or (before is None and after == "Allow"):
             return
         reason, kind, words = NOTES[after]
+        mode = " (DryRun: only counted)" if member.own is not None and member.own.dry_run else ""
         used = f"{status['currentUsage']} bytes today ({status['dailyPercent']} %)"
         now = self._clock()
         moment = datetime.datetime.fromtimestamp(now, datetime.UTC)
@@ -332,7 +357,7 @@ class Loop:
             "action": "Decide",
             "reason": reason,
             "type": kind,
-            "note": f"{words}; {used}; before: {before or 'nothing'}",
+            "note": f"{words}; {used}; before: {before or 'nothing'}{mode}",
             "regarding": {
                 "apiVersion": nodeusage.API_VERSION,
                 "kind": "TeamBudget",
@@ -357,6 +382,8 @@ class Loop:
         self._fold_at = now + FOLD_EVERY_S
         # Before the nodes: they are those of this version, or newer.
         seen = self._seen()
+        if seen is None:
+            return
         with self._lock:
             longest = 2 * self._pace.ceiling_for(len(self._sums.nodes))
             leaving = [
@@ -368,7 +395,16 @@ class Loop:
             book = self._sums.nodes.get(nodeusage.LEDGER)
             uids = {node.uid for node in self._sums.nodes.values()}
             has_gone = book is not None and bool(book.merged - uids)
-        if leaving:
-            self.counters["folded"] += len(fold.fold(self._api, dict(leaving), self._clock()))
-        elif has_gone:
-            fold.forget(self._api, uids.__contains__, seen, self._clock())
+        try:
+            if leaving:
+                self.counters["folded"] += len(fold.fold(self._api, dict(leaving), self._clock()))
+            elif has_gone:
+                fold.forget(self._api, uids.__contains__, seen, self._clock())
+            self._fold_failures = 0
+        except client.ApiError as error:
+            # Statuses do not wait for it.
+            wait_s = min(BACKOFF_MAX_S, BACKOFF_S * 2 ** min(self._fold_failures, 5))
+            self._fold_at = now + max(FOLD_EVERY_S, wait_s)
+            if self._fold_failures in (0, 4):
+                log.warning("nodes that are gone wait to be folded: %s", error.message)
+            self._fold_failures += 1

@@ -48,7 +48,7 @@ class Controller:
             fleet.Fleet(home, options.namespace_label),
             options.pace,
             identity=identity,
-            seen=lambda: self._usages.revision,
+            seen=lambda: None if self._usages.is_listing else self._usages.revision,
             clock=time.time,
             monotonic=time.monotonic,
         )

@@ -115,6 +115,8 @@ class Informer:
         # Every change up to this version has been handed over. It falls back only with the store,
         # when that was restored from a backup.
         self.revision = 0
+        # While a new list is being handed over: what was handed over is of no one moment.
+        self.is_listing = False
         # Lists after the first, watches opened, failed tries, exceptions of the handler.
         self.relists = 0
         self.watches = 0
@@ -164,10 +166,12 @@ class Informer:
             self.last_contact = self._clock()
             version = version or str(page["metadata"]["resourceVersion"])
             fresh.update((_key(raw), raw) for raw in page["items"])
+        self.is_listing = True
         self._replace(fresh)
         if self._stopping.is_set():
             return
         self._version, self.revision = version, int(version or 0)
+        self.is_listing = False
         self.relists += self.synced.is_set()
         self.synced.set()
 

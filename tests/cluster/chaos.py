@@ -178,6 +178,12 @@ def seen_by(agent: Agent) -> dict[str, int]:
     return {team: teams[team]["currentUsage"] for team in TEAMS}
 
 
+def forbidden(server: Server) -> list[tuple[float, str]]:
+    """When a process was told that it may not, and what it wrote of that."""
+    said = server.log.read_text().splitlines()
+    return [(epoch_of(line.split()[0]), line) for line in said if ": 403 " in line]
+
+
 def check_never_falls(statuses: Sequence[Mapping[str, Any]]) -> int:
     """See that usage only grows within a window; returns how many statuses told of it."""
     shown: dict[tuple[str, str], int] = {}
