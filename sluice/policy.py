@@ -43,12 +43,14 @@ def evaluate_usage_stateless(
 
     Exactly 80 % of the limit still allows, exactly 100 % still throttles.
     """
-    total = current_usage + new_bytes
-    if total > daily_limit:
+    return within(current_usage + new_bytes, soft_limit(daily_limit), daily_limit)
+
+
+def within(total: int, soft: int, hard: int) -> Action:
+    """What it means to have used `total` bytes, where there are two bounds."""
+    if total > hard:
         return Action.DROP
-    if total > soft_limit(daily_limit):
-        return Action.THROTTLE
-    return Action.ALLOW
+    return Action.THROTTLE if total > soft else Action.ALLOW
 
 
 def keep_below(sample_rate: float) -> int:

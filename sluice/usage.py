@@ -5,8 +5,8 @@ limit by less than a line, so nothing may hang on a percentage of 100.
 """
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +66,8 @@ class Apps:
 class Row:
     """What the API says of a team; field names are its JSON's, see as_json().
 
-    `elsewhere`: bytes of the open day and month that other nodes used; None where there are none.
+    Where other nodes count too: `elsewhere` is bytes of the open day and month that they used,
+    `room` the soft and the hard bound on what this one may count in both.
     """
 
     budget: budget.Budget
@@ -74,6 +75,7 @@ class Row:
     windows: window.Windows
     now: float
     elsewhere: tuple[int, int] | None = None
+    room: tuple[tuple[int, int], tuple[int, int]] | None = None
 
     @property
     def day(self) -> int:
@@ -90,14 +92,12 @@ class Row:
         """What an entry of the open day's mean size would get now."""
         entries, size = self.usage.today[columns.RECEIVED : columns.RECEIVED + 2]
         mean = max(1, size // entries) if entries else 1
-        own = self.budget
-        found = policy.evaluate_usage_stateless(own.name, own.daily_limit, self.day, mean)
-        if own.monthly_limit is None:
-            return found
-        return max(
-            found,
-            policy.evaluate_usage_stateless(own.name, own.monthly_limit, self.month, mean),
+        used = (self.usage.day, self.usage.month)
+        room = self.room or (
+            ledger.alone(self.budget, columns.DAY, 0),
+            ledger.alone(self.budget, columns.MONTH, 0),
         )
+        return max(policy.within(used[kind] + mean, *room[kind]) for kind in (0, 1))
 
     @property
     def percent(self) -> float:
@@ -146,14 +146,18 @@ def counts(values: list[int]) -> dict[str, dict[str, int]]:
     }
 
 
-def rows(
-    book: ledger.Ledger, now: float, elsewhere: Callable[[str, str], int] | None = None
-) -> list[Row]:
-    """Every budget's row, in the table's order; none before a table is loaded.
+class Others(Protocol):
+    """What other nodes used, and what that leaves here."""
 
-    Args:
-        elsewhere: bytes of a key's window (by window key) on other nodes; None: there are none.
-    """
+    def bytes_of(self, key: str, name: str) -> int:
+        """Bytes that they used of a key's window, by window key."""
+
+    def room(self, own: budget.Budget, kind: int, number: int) -> tuple[int, int]:
+        """See ledger.Room."""
+
+
+def rows(book: ledger.Ledger, now: float, others: Others | None = None) -> list[Row]:
+    """Every budget's row, in the table's order; none before a table is loaded."""
     if book.rules is None:
         return []
     budgets = book.rules_at(now).table.budgets
@@ -161,10 +165,19 @@ def rows(
     open_in = {own.time_zone: window.open_windows(own.time_zone, now) for own in budgets}
     made = []
     for own in budgets:
-        if own.key in found:
-            here, others = open_in[own.time_zone], None
-            if elsewhere is not None:
-                day, month = window.day_key(here.day), window.month_key(here.month)
-                others = (elsewhere(own.key, day), elsewhere(own.key, month))
-            made.append(Row(own, found[own.key], here, now, others))
+        if own.key not in found:
+            continue
+        here = open_in[own.time_zone]
+        row = Row(own, found[own.key], here, now)
+        if others is not None:
+            day, month = window.day_key(here.day), window.month_key(here.month)
+            row = replace(
+                row,
+                elsewhere=(others.bytes_of(own.key, day), others.bytes_of(own.key, month)),
+                room=(
+                    others.room(own, columns.DAY, here.day),
+                    others.room(own, columns.MONTH, here.month),
+                ),
+            )
+        made.append(row)
     return made

@@ -11,6 +11,7 @@ import pytest
 from cluster_model import NOON, World, nodeusage, own
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from sluice import usage
 from sluice.agent import report
 from sluice.controller import fold
 from sluice.kube import client
@@ -268,6 +269,8 @@ def test_a_stale_team_follows_its_own_word(world: World, mode: str, passes: bool
     a.push("shop", 900_000)
     a.others.distrust(frozenset({KEY}))
     a.book.redraw(a.others.changed())
+    (row,) = usage.rows(a.book, world.wall, a.others)
+    assert row.action.word == ("allow" if passes else "drop")
     assert (a.push("shop", 200_000) > 0) is passes
 
 

@@ -54,8 +54,9 @@ class Budgets:
             own = None
             tolerated = [error]
         with self._lock:
-            self._manifests[key] = manifest
             self._problems.pop(key, None)
+            if own is not None:
+                self._manifests[key] = manifest
             if tolerated:
                 self._problems[key] = "; ".join(error.message for error in tolerated)
             # What cannot be read at all keeps the last version that could.

@@ -38,7 +38,8 @@ class Chores:
     def stop(self) -> None:
         """End, after the chore at hand."""
         self._stopping.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _run(self) -> None:
         due = [time.monotonic() + every_s for every_s, _ in self._chores]

@@ -66,6 +66,7 @@ class Daemon(service.Service):
         self._table = options.state_dir / "table.json"
         self.status.not_ready = "no budgets are known yet"
         self._resume()
+        self._attach()
 
     def _resume(self) -> None:
         """Begin with the table of an earlier process, if there is one."""
@@ -80,8 +81,8 @@ class Daemon(service.Service):
         log.info("%d budgets from the last run", len(self._budgets))
         self._load(self._budgets.take() or [])
 
-    def start(self) -> flask.Flask:
-        """Begin to watch, to report and to keep house; returns what to serve. In the worker."""
+    def _attach(self) -> None:
+        """Make what talks to the API server; nothing is said to it yet."""
         options = self._options
         self._api = client.connect(options.kubeconfig, options.context, user_agent="sluice-agent")
         self._reporter = report.Reporter(
@@ -101,18 +102,21 @@ class Daemon(service.Service):
         self._informer = informer.Informer(
             self._api, "teambudgets", self._budgets.handle, pace=rhythm
         )
-        self._started_at = time.monotonic()
         self._has_synced = self._is_behind = False
         self._saved: dict[str, object] = {}
         self._stopping = threading.Event()
         self._reports = threading.Thread(target=self._report, name="reports", daemon=True)
+        self.status.parts["cluster"] = self._health
+        self.rows = lambda now: usage.rows(self.ledger, now, self._others)
+        self.collectors = [series.ClusterCollector(self._informer, self._reporter, self._others)]
+
+    def start(self) -> flask.Flask:
+        """Begin to watch, to report and to keep house; returns what to serve. In the worker."""
+        self._started_at = time.monotonic()
         self.chores.add(TICK_S, self._follow)
         self.chores.add(LOOK_S, self._look)
         self.chores.add(SAVE_S, self._save)
         self.chores.add(SAVE_S, self._watch_ca)
-        self.status.parts["cluster"] = self._health
-        self.rows = lambda now: usage.rows(self.ledger, now, self._others.bytes_of)
-        self.collectors = [series.ClusterCollector(self._informer, self._reporter, self._others)]
         self._informer.start()
         self._reports.start()
         return super().start()
@@ -227,7 +231,8 @@ class Daemon(service.Service):
         self._stopping.set()
         self._informer.stop()
         self.chores.stop()
-        self._reports.join(timeout=JOIN_S)
+        if self._reports.is_alive():
+            self._reports.join(timeout=JOIN_S)
         if not self._reports.is_alive():
             last = threading.Thread(target=self._reporter.final, name="final", daemon=True)
             last.start()
