@@ -90,6 +90,32 @@ def test_the_documented_steps_work_file_by_file_in_their_order(fresh_cluster: Cl
     assert_nothing_is_left_to_apply(fresh_cluster)
 
 
+def test_the_documented_upgrade_takes_new_fields_and_keeps_what_is_there(
+    fresh_cluster: Cluster, tmp_path: Path
+) -> None:
+    fresh_cluster.kubectl("apply", "-k", str(PLAIN))
+    fresh_cluster.kubectl(
+        *("wait", "--for=condition=Established", "crd/teambudgets.tco.io"), "--timeout=30s"
+    )
+    fresh_cluster.kubectl("apply", "-f", str(PLAIN / "example-teambudget.yaml"))
+    crds = []
+    for name in ("teambudget-crd.yaml", "nodelogusage-crd.yaml"):
+        crd = yaml.safe_load((PLAIN / name).read_text())
+        spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+        spec["properties"]["fromALaterVersion"] = {"type": "string"}
+        crds.append(tmp_path / name)
+        crds[-1].write_text(yaml.safe_dump(crd))
+    fresh_cluster.kubectl("apply", "--server-side", *(f"-f={path}" for path in crds))
+    wait_until(
+        lambda: "fromALaterVersion" in fresh_cluster.kubectl("explain", "teambudget.spec").stdout,
+        "the API server knows the new field",
+    )
+    assert example_is_listed(fresh_cluster)
+    # And the workloads and roles after it, as often as one likes.
+    for _ in range(2):
+        fresh_cluster.kubectl("apply", "-k", str(PLAIN))
+
+
 def test_the_chart_installs_upgrades_and_leaves_the_budgets_behind(
     fresh_cluster: Cluster, tmp_path: Path
 ) -> None:
