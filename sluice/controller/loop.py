@@ -5,14 +5,13 @@ Threads: each informer's hands in what it has; tick() is called by one, the lead
 any. A lock guards the sums; it is never held over a call to the API server.
 """
 
-import datetime
 import logging
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from sluice import nodeusage, pace, usage, window
-from sluice.controller import fleet, fold, plan, totals
+from sluice.controller import event, fleet, fold, plan, totals
 from sluice.kube import client
 
 log = logging.getLogger("sluice.controller")
@@ -25,12 +24,6 @@ FOLDS = 10
 SKEW_S = 5.0
 REPORTS_APART = 2 * (1 + pace.JITTER)
 BACKOFF_S, BACKOFF_MAX_S = 1.0, 30.0
-
-NOTES = {
-    "Allow": ("Recovered", "Normal", "below the throttle band again"),
-    "Throttle": ("Throttling", "Warning", "in the throttle band: lines are sampled"),
-    "Drop": ("Exceeded", "Warning", "at its limit: lines are dropped"),
-}
 
 
 class Loop:
@@ -339,37 +332,11 @@ class Loop:
 
     def _tell(self, member: fleet.Member, old: Any, status: plan.Status) -> None:
         """Make an Event of a decision that has changed."""
-        before, after = old.get("decision"), status.get("decision")
-        if before == after or after is None or (before is None and after == "Allow"):
+        found = event.of(member, old, status, self._clock(), self._identity)
+        if found is None:
             return
-        reason, kind, words = NOTES[after]
-        mode = " (DryRun: only counted)" if member.own is not None and member.own.dry_run else ""
-        used = f"{status['currentUsage']} bytes today ({status['dailyPercent']} %)"
-        now = self._clock()
-        moment = datetime.datetime.fromtimestamp(now, datetime.UTC)
-        # As client-go names them.
-        name = f"{member.name}.{int(now * 1e9):x}"
-        event = {
-            "apiVersion": "events.k8s.io/v1",
-            "kind": "Event",
-            "metadata": {"name": name, "namespace": member.namespace},
-            "eventTime": moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-            "action": "Decide",
-            "reason": reason,
-            "type": kind,
-            "note": f"{words}; {used}; before: {before or 'nothing'}{mode}",
-            "regarding": {
-                "apiVersion": nodeusage.API_VERSION,
-                "kind": "TeamBudget",
-                "namespace": member.namespace,
-                "name": member.name,
-                "uid": member.uid,
-            },
-            "reportingController": "tco.io/sluice-controller",
-            "reportingInstance": self._identity,
-        }
         try:
-            self._api.create_event(member.namespace, event)
+            self._api.create_event(member.namespace, found)
             self.counters["events"] += 1
         except client.ApiError as error:
             # The status says the same, and stays.

@@ -1,0 +1,51 @@
+"""Kubernetes Events: one on a TeamBudget at each change of its decision. Pure."""
+
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+from sluice import budget
+from sluice.controller import fleet, plan
+
+# By decision: reason, type, words.
+NOTES = {
+    "Allow": ("Recovered", "Normal", "below the throttle band again"),
+    "Throttle": ("Throttling", "Warning", "in the throttle band: lines are sampled"),
+    "Drop": ("Exceeded", "Warning", "at its limit: lines are dropped"),
+}
+
+
+def of(
+    member: fleet.Member, old: Mapping[str, Any], new: plan.Status, now: float, identity: str
+) -> dict[str, Any] | None:
+    """The Event of a status that replaces another; None if its decision is the same.
+
+    That a budget begins with Allow is no news.
+    """
+    before, after = old.get("decision"), new.get("decision")
+    if before == after or after is None or (before is None and after == "Allow"):
+        return None
+    reason, kind, words = NOTES[after]
+    mode = " (DryRun: only counted)" if member.own is not None and member.own.dry_run else ""
+    used = f"{new['currentUsage']} bytes today ({new['dailyPercent']} %)"
+    moment = datetime.datetime.fromtimestamp(now, datetime.UTC)
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        # As client-go names them.
+        "metadata": {"name": f"{member.name}.{int(now * 1e9):x}", "namespace": member.namespace},
+        "eventTime": moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "action": "Decide",
+        "reason": reason,
+        "type": kind,
+        "note": f"{words}{mode}; {used}; before: {before or 'nothing'}",
+        "regarding": {
+            "apiVersion": budget.API_VERSION,
+            "kind": budget.KIND,
+            "namespace": member.namespace,
+            "name": member.name,
+            "uid": member.uid,
+        },
+        "reportingController": "tco.io/sluice-controller",
+        "reportingInstance": identity,
+    }
