@@ -66,6 +66,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         server.kill()
 
 
+@pytest.fixture(scope="module")
+def own_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The same for one file, whose agents must not meet statuses that no controller would write."""
+    server = Cluster(tmp_path_factory.mktemp("cluster"), need("kubernetes"))
+    try:
+        yield server.start().install()
+    finally:
+        server.kill()
+
+
 @pytest.fixture
 def fresh_cluster(tmp_path: Path) -> Iterator[Cluster]:
     """An API server of the test's own with nothing installed, to be restarted or filled."""

@@ -29,6 +29,12 @@ TRUSTING = ("--stale-after", "600")
 END_S = 10
 
 
+@pytest.fixture(scope="module")
+def cluster(own_cluster: Cluster) -> Cluster:
+    """An API server of this file's own."""
+    return own_cluster
+
+
 def cut_off(proxy: Proxy, mode: str = "refuse") -> None:
     """No API server from here on, as far as those behind the proxy can tell."""
     proxy.set(mode)

@@ -22,6 +22,12 @@ spec: {dailyLimit: 1000000, monthlyLimit: 30000000}
 """
 
 
+@pytest.fixture(scope="module")
+def cluster(own_cluster: Cluster) -> Cluster:
+    """An API server of this file's own."""
+    return own_cluster
+
+
 @pytest.fixture
 def controller(cluster: Cluster, controllers: Callable[..., Controller]) -> Controller:
     """A controller that leads."""
