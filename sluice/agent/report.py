@@ -263,7 +263,9 @@ class Reporter:
         The first time it is compared with what was there when the process began: what has been
         counted since comes on top. In a new directory everything does.
         """
-        had = self._inherited if self._has_met else {}
+        if not self._has_met:
+            self._inherited, self._has_met = {}, True
+        had = self._inherited
         if had is None:
             had = self._book.record(_teams(self._book))
         utc = window.open_windows("UTC", self._clock())
@@ -274,7 +276,7 @@ class Reporter:
                     self._book.add(key, {name: values})
                     # Not once more, should the next one fail.
                     had.setdefault(name, {})[key] = theirs[name][key]
-        self._inherited, self._has_met = None, True
+        self._inherited = None
 
     def _acknowledged(self, node_usage: dict[str, Any], counted: ledger.Counted) -> None:
         """The cluster has `counted`, as of `node_usage`."""
