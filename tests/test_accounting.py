@@ -11,7 +11,7 @@ import pytest
 from cluster_model import NOON, World, nodeusage, own
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from sluice import usage
+from sluice import columns, usage
 from sluice.agent import report
 from sluice.controller import fold
 from sluice.kube import client
@@ -99,6 +99,25 @@ def test_a_new_pod_without_the_file_takes_over_what_was_reported(world: World) -
     assert own(a, KEY, TODAY) == 601_000
     assert world.status(KEY)["currentUsage"] == 601_000
     assert a.push("shop", 399_001) == 0
+
+
+def test_a_report_that_is_refused_as_a_decrease_is_never_forced(world: World) -> None:
+    a = world.node("a")
+    a.push("shop", 1000)
+    world.settle()
+    # As if the file had been put back to an older state under the running process.
+    row = a.book._file.names[KEY]
+    for kind in (0, 1):
+        a.book._cells.of(kind, row)[:, columns.COMMITTED] -= 400
+    assert own(a, KEY, TODAY) == 600
+    a.push("shop", 1)
+    world.settle()
+    assert a.reporter.counters["refused"] == 1
+    # The larger of both stands: nobody can tell which bytes the one has and the other lacks.
+    assert own(a, KEY, TODAY) == world.status(KEY)["currentUsage"] == 1000
+    a.push("shop", 5)
+    world.settle()
+    assert world.status(KEY)["currentUsage"] == 1005
 
 
 def test_a_running_agent_that_was_replaced_ends(world: World) -> None:
