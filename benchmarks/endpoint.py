@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import data
 import flask
 
-from sluice import Gate, logs
+from sluice import Gate, logs, settings
 from sluice.agent import app, serve, upstream
 
 TEAMS = 1000
@@ -57,9 +57,8 @@ def main() -> None:
     """Serve until killed."""
     make = {"agent": agent, "empty": empty}[sys.argv[1]]
     log_config = logs.config("text", "warning")
-    serve.serve(
-        Service(make), "127.0.0.1", int(sys.argv[2]), threads=THREADS, log_config=log_config
-    )
+    address = settings.Address("127.0.0.1", int(sys.argv[2]))
+    serve.serve(Service(make), address, threads=THREADS, log_config=log_config)
 
 
 if __name__ == "__main__":
