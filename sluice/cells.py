@@ -10,12 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sluice import window
-from sluice.columns import CELL_COUNTS, COMMITTED, ENTERED, KEY, KINDS
+from sluice.columns import CELL_COUNTS, COMMITTED, DAY, ENTERED, KEY, KINDS, MONTH
 
 Int64s = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
-
-NAMES = (window.day_key, window.month_key)
 
 
 class Cells:
@@ -63,8 +61,8 @@ class Cells:
     def counted(self, row: int) -> dict[str, list[int]]:
         """What every kept window of a row has, by window key: [committed, *outcome counts]."""
         return {
-            name_of(cell[KEY]): [cell[COMMITTED], *cell[CELL_COUNTS:]]
-            for kind, name_of in enumerate(NAMES)
+            window.key_of(kind, cell[KEY]): [cell[COMMITTED], *cell[CELL_COUNTS:]]
+            for kind in (DAY, MONTH)
             for cell in self.of(kind, row).tolist()
             if cell[KEY]
         }

@@ -22,6 +22,7 @@ LEDGER = "sluice-ledger-0"
 TEAMS_MAX = 2000
 # A day's values: the bytes, then outcome counts. A month's: the bytes.
 DAY_VALUES = 1 + columns.COUNTS
+NONE = [0]
 
 
 def is_folding(node_usage: Mapping[str, Any]) -> bool:
@@ -51,6 +52,11 @@ def counted(status: Mapping[str, Any]) -> ledger.Counted:
                 if len(values) < DAY_VALUES:
                     teams[team] = values + [0] * (DAY_VALUES - len(values))
     return found
+
+
+def size_of(what: ledger.Counted, name: str, team: str) -> int:
+    """Bytes of a team in a window; 0 where there is nothing of it."""
+    return what.get(name, {}).get(team, NONE)[0]
 
 
 def _windows(part: Mapping[str, Any] | None) -> Iterator[tuple[str, Any]]:

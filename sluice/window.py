@@ -99,6 +99,11 @@ def parse_month_key(key: str) -> int:
     return _month_of(datetime.date(int(match[1]), int(match[2]), 1).toordinal())
 
 
+def key_of(kind: int, number: int) -> str:
+    """Name a day (kind 0) or a month (1); "" for number 0, which is before the first."""
+    return (day_key, month_key)[kind](number) if number else ""
+
+
 def parse_key(key: str) -> tuple[int, int]:
     """Read the key of either kind: 0 and a day, or 1 and a month; else a ValueError."""
     return (0, parse_day_key(key)) if key.startswith("d/") else (1, parse_month_key(key))

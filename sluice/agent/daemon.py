@@ -44,7 +44,8 @@ class Daemon(service.Service):
     """
 
     def __init__(self, options: settings.Agent) -> None:
-        identity = client.connect(options.kubeconfig, options.context).identity()
+        self._api = client.connect(options.kubeconfig, options.context, user_agent="sluice-agent")
+        identity = self._api.identity()
         self._node = options.node_name or identity.node
         if not self._node:
             raise port.CannotStart(
@@ -84,7 +85,6 @@ class Daemon(service.Service):
     def _attach(self) -> None:
         """Make what talks to the API server; nothing is said to it yet."""
         options = self._options
-        self._api = client.connect(options.kubeconfig, options.context, user_agent="sluice-agent")
         self._reporter = report.Reporter(
             self._api,
             self.ledger,

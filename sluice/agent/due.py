@@ -9,11 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sluice import ledger, pace, window
+from sluice import ledger, nodeusage, pace, window
 from sluice.agent import elsewhere
 from sluice.columns import DAY, MONTH
-
-NONE = [0]
 
 
 class Due:
@@ -98,7 +96,7 @@ def sizes_of(rules: ledger.Rules, acked: ledger.Counted) -> ledger.Int64s:
     """int64 [2, k]: what the cluster has of each budget's open windows."""
     sizes = [
         [
-            acked.get(name_of(rules, kind, i), {}).get(own.key, NONE)[0]
+            nodeusage.size_of(acked, name_of(rules, kind, i), own.key)
             for i, own in enumerate(rules.table.budgets)
         ]
         for kind in (DAY, MONTH)
@@ -109,4 +107,4 @@ def sizes_of(rules: ledger.Rules, acked: ledger.Counted) -> ledger.Int64s:
 def name_of(rules: ledger.Rules, kind: int, i: int) -> str:
     """The key of the window that is open for budget i of the table; "" before its first."""
     number = int(rules.era.key[kind, rules.row_of[i]])
-    return (window.day_key, window.month_key)[kind](number) if number else ""
+    return window.key_of(kind, number)

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sluice import budget, ledger, window
+from sluice import budget, ledger, nodeusage, window
 from sluice.columns import MONTH
 
 # Reports remembered, to find the one that a status counts.
@@ -77,7 +77,6 @@ def _size(value: object) -> int:
 
 
 NOTHING = Heard()
-NONE = [0]
 
 
 class Elsewhere:
@@ -182,12 +181,12 @@ class Elsewhere:
         """
         newest = self._reports[-1][0] if self._reports else -1
         if self._sent is not None and revision > newest:
-            return self._sent.get(name, {}).get(key, NONE)[0], False
+            return nodeusage.size_of(self._sent, name, key), False
         for at, counted in reversed(self._reports):
             if at <= revision:
-                return counted.get(name, {}).get(key, NONE)[0], True
+                return nodeusage.size_of(counted, name, key), True
         oldest = self._reports[0][1] if self._reports else self._inherited
-        return (None if oldest is None else oldest.get(name, {}).get(key, NONE)[0]), False
+        return (None if oldest is None else nodeusage.size_of(oldest, name, key)), False
 
     def forget(self, key: str) -> None:
         """A budget is gone; what was heard of its windows stands, for it may come back."""
@@ -247,8 +246,7 @@ class Elsewhere:
         if kind == MONTH and own.monthly_limit is None:
             return UNLIMITED
         soft, hard = ledger.alone(own, kind, number)
-        name = (window.day_key, window.month_key)[kind](number) if number else ""
-        heard = self.of(own.key, name)
+        heard = self.of(own.key, window.key_of(kind, number))
         if own.key not in self.stale:
             return soft - heard.elsewhere, hard - heard.elsewhere
         if own.on_stale == "Allow":

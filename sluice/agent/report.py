@@ -35,7 +35,6 @@ KEPT_AFTER_S = 7200.0
 TRIES = 4
 # The date line: a day is open somewhere from 14 hours before UTC's to 12 after it.
 AHEAD_S, BEHIND_S = 14 * 3600, 12 * 3600
-NONE = [0]
 
 
 class Deposed(Exception):
@@ -210,7 +209,6 @@ class Reporter:
             self._state.send({})
             # Never forced. It knows of more than the ledger does, which _adopt() mends.
             log.error("the API server refused this node's report: %s", error.message)
-            self.complaint = error.message
             self.counters["refused"] += 1
             return False
         except client.Unreachable:
@@ -292,9 +290,9 @@ class Reporter:
         """Note which teams' statuses have to change for what was acknowledged now."""
         with self._lock:
             for name, teams in counted.items():
-                before = self._state.acked.get(name, {})
                 for key, (size, *_) in teams.items():
-                    if size > before.get(key, NONE)[0] and self._others.is_awaited(key, name):
+                    before = nodeusage.size_of(self._state.acked, name, key)
+                    if size > before and self._others.is_awaited(key, name):
                         life, reached = self._others.life(key), self._others.revision(key)
                         waiting = self._uncovered.get(key)
                         if waiting is None or waiting.life != life:
