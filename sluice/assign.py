@@ -37,7 +37,8 @@ class Known:
         own = self.rules.table
         index = own.team_of(found) if found is not None else -1
         key_of = own.budgets[index].key if index >= 0 else ""
-        app = self._apps.number(key_of, own.app_of(found) if found is not None else "")
+        place = (own.namespace_of(found), own.app_of(found)) if found is not None else ("", "")
+        app = self._apps.number(key_of, *place)
         owner = int(self.rules.row_of[index]) << 32 | app
         owner = self._shared.setdefault(owner, owner)
         if len(key) <= STRING_MAX:

@@ -20,6 +20,7 @@ NAMESPACES_MAX = 256
 MATCH_LABELS_MAX = 16
 LABEL_VALUE_MAX = 2048  # Loki's default for max_label_value_length
 SAMPLE_RATE = 0.5
+COST_MAX = 1_000_000_000
 
 # Source: the pattern of spec.dailyLimit in the CRD. Fractions and m (1/1000) are no bytes.
 QUANTITY = re.compile("([0-9]{1,18})(k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?")
@@ -28,13 +29,17 @@ UNIT |= {suffix: 1000 ** (i + 1) for i, suffix in enumerate("kMGTPE")}
 UNIT |= {f"{suffix}i": 1024 ** (i + 1) for i, suffix in enumerate("KMGTPE")}
 
 ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+\-/]*")
+# What a team may be told of, see notify/rules.py; "none" stands for nothing.
+NOTIFY = "tco.io/notify"
+RULES = ("throttle", "drop", "recovery", "forecast")
+
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII)
 
 TOP_FIELDS = frozenset({"apiVersion", "kind", "metadata", "spec", "status"})
 # fmt: off
 SPEC_FIELDS = frozenset({
     "dailyLimit", "monthlyLimit", "namespaces", "selector", "timeZone", "enforcement", "onStale",
-    "throttle", "mode",
+    "throttle", "mode", "costPerGiB",
 })
 # Source: ObjectMeta, Kubernetes 1.32.
 METADATA_FIELDS = frozenset({
@@ -50,7 +55,8 @@ class Budget:
     """What one team may send: limits in bytes, and which streams it is charged for.
 
     `namespaces` is None when the manifest names none. `match_labels` are sorted. `created`
-    is in UTC to the second, "" when the manifest does not say, as in a file.
+    is in UTC to the second, "" when the manifest does not say, as in a file. `notify` are the
+    RULES that the team is told of, None where the process's own setting holds.
     """
 
     name: str
@@ -64,6 +70,8 @@ class Budget:
     on_stale: str = "FairShare"
     sample_rate: float = SAMPLE_RATE
     created: str = ""
+    cost_per_gib: float | None = None
+    notify: tuple[str, ...] | None = None
 
     @property
     def key(self) -> str:
@@ -109,6 +117,8 @@ class Budget:
             on_stale=spec.choice("onStale", ("FairShare", "Allow", "Drop")),
             sample_rate=_sample_rate(spec),
             created=_created(metadata),
+            cost_per_gib=_cost_per_gib(spec),
+            notify=_notify(metadata),
         )
 
 
@@ -255,6 +265,50 @@ def _sample_rate(spec: fields.Section) -> float:
     if not 0 <= value <= 1:
         raise errors.BadBudget(f"{fields.shown(value)} is not between 0 and 1", field)
     return float(value)
+
+
+def _cost_per_gib(spec: fields.Section) -> float | None:
+    value = spec.values.get("costPerGiB")
+    if value is None:
+        return None
+    field = spec.field("costPerGiB")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise errors.BadBudget(f"{fields.shown(value)} is not a number such as 0.5", field)
+    if not 0 <= value <= COST_MAX:
+        raise errors.BadBudget(f"{fields.shown(value)} is not between 0 and {COST_MAX}", field)
+    return float(value)
+
+
+def _notify(metadata: fields.Section) -> tuple[str, ...] | None:
+    """The rules in the annotation. The CRD cannot look at it, so a bad one is forgiven."""
+    annotations = metadata.section("annotations")
+    value = annotations.values.get(NOTIFY)
+    if value is None:
+        return None
+    try:
+        return parse_rules(value, f"metadata.annotations[{NOTIFY}]")
+    except errors.BadBudget as error:
+        metadata.forgive(error)
+        return None
+
+
+def parse_rules(value: object, field: str) -> tuple[str, ...]:
+    """Read RULES with commas between them, in any order; "none" is ().
+
+    Raises:
+        BadBudget: something else; names `field`.
+    """
+    if not isinstance(value, str):
+        raise errors.BadBudget(f"{fields.shown(value)} is not a string", field)
+    given = [word.strip() for word in value.split(",")]
+    if given == ["none"]:
+        return ()
+    for word in given:
+        if word not in RULES:
+            raise errors.BadBudget(
+                f"{fields.shown(word)} is not one of {', '.join(RULES)}, and not none", field
+            )
+    return tuple(rule for rule in RULES if rule in given)
 
 
 def _created(metadata: fields.Section) -> str:

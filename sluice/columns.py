@@ -2,6 +2,9 @@
 that is kept. A row is 88 int64; ledger_file.py stores them, the core's book() adds to them.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 # Outcome counters: entries at the index, bytes behind it.
@@ -35,3 +38,12 @@ KINDS = np.array(
     [(DAY_AT, CELLS, DAY_COLUMNS, COUNTS), (MONTH_AT, CELLS, MONTH_COLUMNS, 0)], np.int64
 )
 DAY, MONTH = 0, 1
+
+
+def read_outcomes(found: Mapping[str, Any]) -> list[int]:
+    """Outcome counters from {"received": {"entries": ..., "bytes": ...}, ...}; absent: 0."""
+    values = [0] * COUNTS
+    for outcome, at in OUTCOMES.items():
+        part = found.get(outcome) or {}
+        values[at : at + 2] = part.get("entries", 0), part.get("bytes", 0)
+    return values

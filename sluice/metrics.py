@@ -119,13 +119,7 @@ class LedgerCollector(Collector):
         yield from outcome_series(counts)
         yield from action_series(counts)
         yield from node_series(rows) if self._is_node else budget_series(rows)
-        apps = CounterMetricFamily(
-            "tco_app_bytes", "Bytes forwarded, by application.", labels=[*TEAM, "app"]
-        )
-        for (key, app), size in self._gate.apps.totals().items():
-            namespace, _, name = key.partition("/")
-            apps.add_metric([name, namespace, app], size)
-        yield apps
+        yield from place_series(self._gate.apps.totals())
 
 
 Counts = list[tuple[str, str, list[int]]]
@@ -165,25 +159,49 @@ def action_series(counts: Counts) -> Iterator[CounterMetricFamily]:
         yield family
 
 
+def place_series(totals: Mapping[tuple[str, str, str], int]) -> Iterator[CounterMetricFamily]:
+    """Who ate it: by application, and by the namespace that the streams came from."""
+    for name, words, label, at in (
+        ("tco_app_bytes", "Bytes forwarded, by application.", "app", 2),
+        ("tco_source_bytes", "Bytes forwarded, by the streams' namespace.", "source", 1),
+    ):
+        family = CounterMetricFamily(name, words, labels=[*TEAM, label])
+        sums: dict[tuple[str, str], int] = {}
+        for place, size in totals.items():
+            sums[place[0], place[at]] = sums.get((place[0], place[at]), 0) + size
+        for (key, value), size in sums.items():
+            namespace, _, team = key.partition("/")
+            family.add_metric([team, namespace, value], size)
+        yield family
+
+
 def budget_series(rows: list[usage.Row]) -> Iterator[GaugeMetricFamily]:
-    """Limits, and committed usage in the open windows."""
-    limits = GaugeMetricFamily(
-        "tco_budget_limit_bytes", "A budget's limit.", labels=[*TEAM, "window"]
-    )
-    used = GaugeMetricFamily(
-        "tco_budget_used_bytes", "Bytes forwarded in the open window.", labels=[*TEAM, "window"]
+    """Limits, committed usage in the open windows, when they end, and the action of each."""
+    limits, used, ends, actions = (
+        GaugeMetricFamily(f"tco_budget_{name}", words, labels=[*TEAM, "window"])
+        for name, words in (
+            ("limit_bytes", "A budget's limit."),
+            ("used_bytes", "Bytes forwarded in the open window."),
+            ("window_end_timestamp_seconds", "When the open window ends."),
+            (
+                "action",
+                "What an entry of mean size would get: 0 allow, 1 throttle, 2 drop.",
+            ),
+        )
     )
     for row in rows:
         own = row.budget
-        for name, limit, value in (
-            ("day", own.daily_limit, row.day),
-            ("month", own.monthly_limit, row.month),
+        for name, kind, limit, value, end in (
+            ("day", columns.DAY, own.daily_limit, row.day, row.windows.end),
+            ("month", columns.MONTH, own.monthly_limit, row.month, row.windows.month_end),
         ):
+            labels = [own.name, own.namespace, name]
             if limit is not None:
-                limits.add_metric([own.name, own.namespace, name], limit)
-            used.add_metric([own.name, own.namespace, name], value)
-    yield limits
-    yield used
+                limits.add_metric(labels, limit)
+                actions.add_metric(labels, row.window_action(kind))
+            used.add_metric(labels, value)
+            ends.add_metric(labels, end)
+    yield from (limits, used, ends, actions)
 
 
 def node_series(rows: list[usage.Row]) -> Iterator[GaugeMetricFamily]:

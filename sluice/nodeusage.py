@@ -40,12 +40,7 @@ def counted(status: Mapping[str, Any]) -> ledger.Counted:
             continue
         here = found.setdefault(name, {})
         for team, outcomes in teams.items():
-            values = [0] * columns.COUNTS
-            for outcome, at in columns.OUTCOMES.items():
-                part = outcomes.get(outcome)
-                if part:
-                    values[at : at + 2] = part.get("entries", 0), part.get("bytes", 0)
-            here[team] = [*here.get(team, [0])[:1], *values]
+            here[team] = [*here.get(team, [0])[:1], *columns.read_outcomes(outcomes)]
     for name, teams in found.items():
         if name.startswith("d/"):
             for team, values in teams.items():

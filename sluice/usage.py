@@ -13,41 +13,48 @@ import numpy.typing as npt
 
 from sluice import budget, columns, ledger, policy, window
 
-APPS_PER_TEAM = 50
+APPS_PER_TEAM, PLACES_PER_TEAM = 50, 500
 APPS = 10_000
 OTHER = "other"
 
 
 class Apps:
-    """Bytes forwarded by (team, application): who ate it. In memory, since the process began.
+    """Bytes forwarded by (team, namespace, application): who ate it. In memory, since the process
+    began.
 
-    At most APPS_PER_TEAM applications of a team and APPS in all have a number of their own;
-    the rest of a team counts as OTHER.
+    At most APPS_PER_TEAM applications of a team have a name of their own, the rest counts as OTHER;
+    with PLACES_PER_TEAM numbers given to a team, or APPS in all, so do the namespaces of the rest.
 
     Threads: any number.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._numbers: dict[tuple[str, str], int] = {}
+        self._numbers: dict[tuple[str, str, str], int] = {}
+        self._names: dict[str, set[str]] = {}
         self._per_team: dict[str, int] = {}
         self._bytes: npt.NDArray[np.int64] = np.zeros(256, np.int64)
 
-    def number(self, team: str, app: str) -> int:
-        """The number of a team's application; `team` is a budget's key, or ""."""
+    def number(self, team: str, namespace: str, app: str) -> int:
+        """The number of a team's application in a namespace; `team` is a budget's key, or ""."""
         with self._lock:
-            found = self._numbers.get((team, app))
+            found = self._numbers.get((team, namespace, app))
             if found is not None:
                 return found
-            if self._per_team.get(team, 0) >= APPS_PER_TEAM or len(self._numbers) >= APPS:
+            names = self._names.setdefault(team, set())
+            if app not in names and len(names) >= APPS_PER_TEAM:
                 app = OTHER
-                found = self._numbers.get((team, app))
-                if found is not None:
-                    return found
+            if self._per_team.get(team, 0) >= PLACES_PER_TEAM or len(self._numbers) >= APPS:
+                namespace = app = OTHER
+            found = self._numbers.get((team, namespace, app))
+            if found is not None:
+                return found
             number = len(self._numbers)
             if number == len(self._bytes):
                 self._bytes = np.concatenate([self._bytes, np.zeros_like(self._bytes)])
-            self._numbers[team, app] = number
+            self._numbers[team, namespace, app] = number
+            if app != OTHER:
+                names.add(app)
             self._per_team[team] = self._per_team.get(team, 0) + 1
             return number
 
@@ -56,8 +63,8 @@ class Apps:
         with self._lock:
             np.add.at(self._bytes, numbers, sizes)
 
-    def totals(self) -> dict[tuple[str, str], int]:
-        """Bytes by (team, application)."""
+    def totals(self) -> dict[tuple[str, str, str], int]:
+        """Bytes by (team, namespace, application)."""
         with self._lock:
             return {key: int(self._bytes[number]) for key, number in self._numbers.items()}
 
@@ -67,7 +74,8 @@ class Row:
     """What the API says of a team; field names are its JSON's, see as_json().
 
     Where other nodes count too: `elsewhere` is bytes of the open day and month that they used,
-    `room` the soft and the hard bound on what this one may count in both.
+    `room` the soft and the hard bound on what this one may count in both. `updated` is when the
+    usage was heard of, where that is not now (epoch seconds).
     """
 
     budget: budget.Budget
@@ -76,6 +84,7 @@ class Row:
     now: float
     elsewhere: tuple[int, int] | None = None
     room: tuple[tuple[int, int], tuple[int, int]] | None = None
+    updated: float | None = None
 
     @property
     def day(self) -> int:
@@ -90,14 +99,15 @@ class Row:
     @property
     def action(self) -> policy.Action:
         """What an entry of the open day's mean size would get now."""
+        return max(self.window_action(kind) for kind in (columns.DAY, columns.MONTH))
+
+    def window_action(self, kind: int) -> policy.Action:
+        """What that entry would get if there were only the day (kind 0) or the month (1)."""
         entries, size = self.usage.today[columns.RECEIVED : columns.RECEIVED + 2]
         mean = max(1, size // entries) if entries else 1
-        used = (self.usage.day, self.usage.month)
-        room = self.room or (
-            ledger.alone(self.budget, columns.DAY, 0),
-            ledger.alone(self.budget, columns.MONTH, 0),
-        )
-        return max(policy.within(used[kind] + mean, *room[kind]) for kind in (0, 1))
+        used = (self.usage.day, self.usage.month)[kind]
+        room = self.room[kind] if self.room else ledger.alone(self.budget, kind, 0)
+        return policy.within(used + mean, *room)
 
     @property
     def percent(self) -> float:
@@ -126,7 +136,7 @@ class Row:
             "action": self.action.word,
             "dayEnds": window.iso(self.windows.end),
             "monthEnds": window.iso(self.windows.month_end),
-            "lastUpdated": window.iso(self.now),
+            "lastUpdated": window.iso(self.now if self.updated is None else self.updated),
             "counts": counts(self.usage.counts),
         }
 

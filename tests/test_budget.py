@@ -67,9 +67,11 @@ def test_every_field_arrives() -> None:
             "onStale": "Drop",
             "throttle": {"sampleRate": 0.25},
             "mode": "Eventual",
+            "costPerGiB": 0.5,
         },
         metadata={
             "name": "shop",
+            "annotations": {"tco.io/notify": "forecast, drop", "other": "x"},
             "creationTimestamp": "2026-11-22T12:00:00+02:00",
             "labels": {"a": "b"},
             "uid": "1",
@@ -88,6 +90,8 @@ def test_every_field_arrives() -> None:
         on_stale="Drop",
         sample_rate=0.25,
         created="2026-11-22T10:00:00Z",
+        cost_per_gib=0.5,
+        notify=("drop", "forecast"),
     )
     assert found.key == "default/shop"
 
@@ -258,6 +262,11 @@ def test_a_quantity_is_its_digits_times_its_unit(digits: str, suffix: str) -> No
         ({"throttle": {"sampleRate": math.nan}}, "spec.throttle.sampleRate", "nan is not"),
         ({"throttle": {"sampleRate": math.inf}}, "spec.throttle.sampleRate", "inf is not"),
         ({"throttle": {"sampleRate": 10**400}}, "spec.throttle.sampleRate", "1329 bits"),
+        ({"costPerGiB": "0.5"}, "spec.costPerGiB", "'0.5' is not a number"),
+        ({"costPerGiB": True}, "spec.costPerGiB", "true is not a number"),
+        ({"costPerGiB": -0.01}, "spec.costPerGiB", "-0.01 is not between 0 and 1000000000"),
+        ({"costPerGiB": 1e9 + 1}, "spec.costPerGiB", "not between"),
+        ({"costPerGiB": math.nan}, "spec.costPerGiB", "nan is not"),
     ],
 )
 def test_a_bad_spec_is_refused_with_field_and_reason(
@@ -430,3 +439,34 @@ def test_whatever_a_manifest_holds_it_is_a_budget_or_a_short_refusal(
 )
 def test_a_value_is_shown_short_and_on_one_line(value: object, words: str) -> None:
     assert fields.shown(value) == words
+
+
+@pytest.mark.parametrize(
+    ("text", "rules"),
+    [
+        ("none", ()),
+        ("drop", ("drop",)),
+        ("forecast,throttle", ("throttle", "forecast")),
+        (" drop , recovery ", ("drop", "recovery")),
+        ("drop,drop", ("drop",)),
+    ],
+)
+def test_the_annotation_says_what_a_team_is_told_of(text: str, rules: tuple[str, ...]) -> None:
+    metadata = {"name": "shop", "annotations": {budget.NOTIFY: text}}
+    assert read({"dailyLimit": 1}, metadata=metadata).notify == rules
+
+
+def test_without_the_annotation_the_default_holds() -> None:
+    metadata = {"name": "shop", "annotations": {"kubectl.kubernetes.io/x": "{}"}}
+    assert read({"dailyLimit": 1}, metadata=metadata).notify is None
+
+
+@pytest.mark.parametrize("value", ["", "Drop", "drop;forecast", "none,drop", 5, ["drop"]])
+def test_a_bad_annotation_is_refused_in_a_file_and_forgiven_on_a_cluster(value: Any) -> None:
+    found = manifest(
+        {"dailyLimit": 1}, metadata={"name": "a", "annotations": {budget.NOTIFY: value}}
+    )
+    assert refusal(found).field == f"metadata.annotations[{budget.NOTIFY}]"
+    tolerated: list[errors.BadBudget] = []
+    assert budget.Budget.from_manifest(found, tolerated=tolerated).notify is None
+    assert [error.field for error in tolerated] == [f"metadata.annotations[{budget.NOTIFY}]"]

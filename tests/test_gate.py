@@ -454,7 +454,7 @@ def test_a_plain_twin_agrees_on_every_entry_and_on_every_counter(seed, steps):
         for first, counted in ((columns.ACTIONS, twin.actions), (columns.DRY, twin.dry)):
             assert found.counts[first : first + 3] == [counted[namespace, a] for a in Action]
         for app in ("a", "b"):
-            assert apps.get((key, app), 0) == twin.apps[namespace, app]
+            assert apps.get((key, namespace, app), 0) == twin.apps[namespace, app]
     for row in usage.rows(gate.ledger, now):
         used = [twin.used[key] for key, _ in twin.windows(row.budget.namespace, now)]
         shown = [row.usage.day, row.usage.month]
@@ -616,7 +616,7 @@ def test_bytes_by_application_add_up_to_what_was_forwarded_and_stay_few():
             judgement.refund() if i == 69 else judgement.commit()
     totals = gate.apps.totals()
     for key in ("shop/shop", "pay/pay", ""):
-        mine = {app: size for (team, app), size in totals.items() if team == key}
+        mine = {app: size for (team, _, app), size in totals.items() if team == key}
         assert len(mine) == usage.APPS_PER_TEAM + 1
         assert mine[usage.OTHER] == 190
         assert sum(mine.values()) == counts_of(gate, key)["forwarded"]["bytes"] == 690
@@ -625,10 +625,22 @@ def test_bytes_by_application_add_up_to_what_was_forwarded_and_stay_few():
 def test_applications_of_all_teams_together_are_bounded(monkeypatch):
     monkeypatch.setattr(usage, "APPS", 20)
     apps = usage.Apps()
-    numbers = [apps.number(f"team-{i}", f"app-{j}") for i in range(10) for j in range(4)]
+    numbers = [apps.number(f"team-{i}", "shop", f"app-{j}") for i in range(10) for j in range(4)]
     apps.add(np.array(numbers, np.int32), np.ones(len(numbers), np.int64))
     assert len(apps.totals()) <= 20 + 10
     assert sum(apps.totals().values()) == 40
+
+
+def test_namespaces_of_one_team_are_bounded_and_leave_room_for_the_others(monkeypatch):
+    monkeypatch.setattr(usage, "PLACES_PER_TEAM", 8)
+    apps = usage.Apps()
+    numbers = [apps.number("", f"namespace-{i}", f"app-{i % 3}") for i in range(100)]
+    numbers.append(apps.number("shop/shop", "shop", "web"))
+    apps.add(np.array(numbers, np.int32), np.ones(len(numbers), np.int64))
+    totals = apps.totals()
+    assert len(totals) == 8 + 1 + 1
+    assert totals["", usage.OTHER, usage.OTHER] == 92
+    assert totals["shop/shop", "shop", "web"] == 1
 
 
 def test_the_bytes_of_an_application_are_those_that_were_kept():
@@ -636,8 +648,8 @@ def test_the_bytes_of_an_application_are_those_that_were_kept():
     streams = [one_stream("shop", ["0123456789"] * 2, app=app) for app in ("a", "b")]
     judged(gate, pack(streams, loki.Dialect.JSON)).commit()
     totals = gate.apps.totals()
-    assert totals["shop/shop", "a"] + totals["shop/shop", "b"] == 20
-    assert totals["shop/shop", "a"] == 20
+    assert totals["shop/shop", "shop", "a"] == 20
+    assert ("shop/shop", "shop", "b") not in totals or totals["shop/shop", "shop", "b"] == 0
 
 
 # limits

@@ -10,6 +10,8 @@ from typing import Any
 from sluice import budget, errors, table
 from sluice.controller.plan import Concern
 
+ANNOTATION = f"metadata.annotations[{budget.NOTIFY}]"
+
 
 @dataclass(slots=True)
 class Member:
@@ -133,6 +135,8 @@ def read(found: Mapping[str, Any]) -> tuple[budget.Budget | None, Concern | None
     for one in tolerated:
         if one.field == "spec.timeZone":
             return own, Concern("InvalidTimeZone", f"{one.message}: enforced in UTC")
+        if one.field == ANNOTATION:
+            return own, Concern("InvalidAnnotation", f"{one.message}: the defaults hold")
     if tolerated:
         return own, Concern("UnknownField", "; ".join(one.message for one in tolerated))
     return own, None

@@ -48,6 +48,7 @@ ACCEPTED: list[Any] = [
     # null is absent.
     *({field: None} for field in sorted(budget.SPEC_FIELDS - {"dailyLimit"})),
     {"throttle": {"sampleRate": None}},
+    *({"costPerGiB": cost} for cost in (0, 0.5, 1e-9, 1_000_000_000, None)),
     {"selector": {"matchLabels": None}},
     {"selector": {"matchLabels": {"app": None}}},
     {"selector": {"matchLabels": {str(i): "x" if i else None for i in range(17)}}},
@@ -113,6 +114,7 @@ REFUSED: list[tuple[Any, str]] = [
         ({"throttle": {"sampleRate": rate}}, "spec.throttle.sampleRate")
         for rate in ("0.5", True, 1.01, -0.1, 1e300, [])
     ),
+    *(({"costPerGiB": cost}, "spec.costPerGiB") for cost in ("0.5", True, -0.01, 1e300, [])),
 ]
 
 

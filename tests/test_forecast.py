@@ -1,0 +1,248 @@
+"""When a budget will be spent: the rules of budgets, and what a team's history tells."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sluice import Budget, forecast, ledger, usage, window
+
+MIDNIGHT = 1_795_996_800.0  # 2026-11-30T00:00:00Z, the last day of a month
+NOON = MIDNIGHT + 12 * 3600
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
+ENTRY = 100
+
+
+def make(daily: int, monthly: int | None = None, **more: object) -> Budget:
+    return Budget("shop", "default", daily, monthly, **more)
+
+
+def row(
+    own: Budget, used: int, now: float, *, offered: int | None = None, month: int | None = None
+):
+    offered = used if offered is None else offered
+    entries = offered // ENTRY
+    today = [entries, offered, entries, used, 0, offered - used, 0, 0, 0, 0]
+    counted = ledger.Usage(used, used if month is None else month, today, today)
+    return usage.Row(own, counted, window.open_windows(own.time_zone, now), now)
+
+
+def steady(own: Budget, rate: int, start: float, until: float) -> tuple[forecast.Outlooks, int]:
+    """A team that has sent `rate` bytes a second from `start` on, looked at every minute."""
+    outlooks = forecast.Outlooks()
+    now = start
+    while now <= until:
+        outlooks.observe([row(own, int(rate * (now - start)), now)])
+        now += MINUTE
+    return outlooks, int(rate * (until - start))
+
+
+def test_a_steady_team_spends_its_budget_when_division_says():
+    own = make(10**9)
+    outlooks, used = steady(own, 15_000, MIDNIGHT, NOON)
+    found = outlooks.of(own.key)
+    # Up to 80 % all counts, from there on every other byte.
+    left = 800_000_000 - used + 2 * 200_000_000
+    assert found.day == pytest.approx(NOON + left / 15_000, abs=60)
+    assert found.rate == pytest.approx(15_000, rel=0.01)
+    assert found.trend == "steady"
+
+
+def test_a_budget_that_will_last_has_no_moment_of_exhaustion():
+    own = make(10**9, 10**12)
+    outlooks, used = steady(own, 5_000, MIDNIGHT, NOON)
+    found = outlooks.of(own.key)
+    assert (found.day, found.month) == (None, None)
+    at, size = found.curve[-1]
+    assert at == MIDNIGHT + DAY
+    assert size == pytest.approx(2 * used, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("more", "factor"),
+    [({"dry_run": True}, 1), ({"sample_rate": 1.0}, 1), ({"sample_rate": 0.25}, 4)],
+)
+def test_the_band_is_passed_as_fast_as_its_sample_rate_lets_through(more, factor):
+    own = make(10**9, **more)
+    outlooks, used = steady(own, 40_000, MIDNIGHT, MIDNIGHT + 4 * HOUR)
+    left = 800_000_000 - used + factor * 200_000_000
+    due = MIDNIGHT + 4 * HOUR + left / 40_000
+    assert outlooks.of(own.key).day == pytest.approx(due, abs=60)
+
+
+def test_a_band_that_keeps_nothing_is_never_passed():
+    own = make(10**9, sample_rate=0.0)
+    outlooks, _ = steady(own, 40_000, MIDNIGHT, MIDNIGHT + 4 * HOUR)
+    found = outlooks.of(own.key)
+    assert found.day is None
+    assert found.curve[-1][1] == 800_000_000
+
+
+def test_a_team_that_drops_has_spent_it_now():
+    own = make(1000)
+    outlooks = forecast.Outlooks()
+    outlooks.observe([row(own, 990, NOON, offered=100_000)])
+    assert outlooks.of(own.key).day == NOON
+
+
+def test_the_curve_of_a_team_that_drops_for_its_month_is_flat():
+    own = make(10**6, 10**7)
+    outlooks = forecast.Outlooks()
+    for minute in range(60):
+        now = NOON + minute * MINUTE
+        outlooks.observe([row(own, 500_000, now, offered=500_000 + 1000 * minute, month=10**7)])
+    found = outlooks.of(own.key)
+    assert {size for _, size in found.curve} == {500_000}
+    assert found.day is None
+    assert found.month == now
+
+
+def test_no_day_of_a_month_counts_for_more_than_its_limit():
+    # Ten times its daily limit is offered each day; the month has room for eight days more.
+    own = make(864 * 10**6, 30 * 864 * 10**6)
+    start = MIDNIGHT - 29 * DAY
+    outlooks = forecast.Outlooks()
+    now = start
+    while now <= start + DAY / 2:
+        offered = int(100_000 * (now - start))
+        used = min(own.daily_limit, offered)
+        outlooks.observe([row(own, used, now, offered=offered, month=22 * own.daily_limit)])
+        now += 10 * MINUTE
+    found = outlooks.of(own.key)
+    # Its band, from 24 days on, lets through half of what a day does.
+    left_of_soft = (24 - 22) * own.daily_limit
+    days = left_of_soft / own.daily_limit + 6 / 0.5
+    assert found.month == pytest.approx(start + DAY + days * DAY, abs=DAY)
+
+
+def test_a_window_that_ends_first_is_not_forecast_beyond():
+    own = make(10**9, 2 * 10**9)
+    outlooks, _ = steady(own, 5_000, MIDNIGHT, NOON)
+    # The month ends with this day.
+    assert outlooks.of(own.key).month is None
+
+
+def test_the_hour_of_other_days_is_expected_again():
+    own = make(10**9)
+    outlooks = forecast.Outlooks()
+    start, offered = MIDNIGHT - 3 * DAY, 0
+    for minute in range(3 * 1440 + 6 * 60):
+        now = start + minute * MINUTE
+        if minute % 1440 == 0:
+            offered = 0
+        # Four hours around noon, and nothing else.
+        if 10 <= minute % 1440 // 60 < 14:
+            offered += 6_000_000
+        outlooks.observe([row(own, min(offered, 999_999_900), now, offered=offered)])
+    # At six in the morning nothing has come yet.
+    found = outlooks.of(own.key)
+    assert offered == 0
+    assert found.rate == pytest.approx(0, abs=1000)
+    # 800 MB and the band's 400 MB at 6 MB a minute.
+    assert found.day == pytest.approx(MIDNIGHT + 10 * HOUR + 200 * MINUTE, abs=30 * MINUTE)
+
+
+def test_a_burst_is_told_as_rising_and_fades():
+    own = make(10**12)
+    outlooks, used = steady(own, 1000, MIDNIGHT, NOON)
+    for minute in range(1, 16):
+        outlooks.observe([row(own, used + 600_000 * minute, NOON + minute * MINUTE)])
+    found = outlooks.of(own.key)
+    assert found.trend == "rising"
+    # It is not carried on until midnight.
+    assert found.curve[-1][1] < used + 9_000_000 + 12 * HOUR * 6_000
+
+
+def test_midnight_is_no_fall_of_what_is_offered():
+    own = make(10**9)
+    outlooks, used = steady(own, 1000, MIDNIGHT, MIDNIGHT + DAY - MINUTE)
+    before = outlooks.of(own.key).rate
+    outlooks.observe([row(own, 0, MIDNIGHT + DAY + 1, month=used)])
+    outlooks.observe([row(own, 59_000, MIDNIGHT + DAY + MINUTE, month=used)])
+    assert outlooks.of(own.key).rate == pytest.approx(before, rel=0.1)
+
+
+@pytest.mark.parametrize("step", [-DAY, -MINUTE, 0.0, DAY, 365 * DAY])
+def test_a_clock_that_jumps_is_survived(step):
+    own = make(10**9)
+    outlooks, used = steady(own, 1000, MIDNIGHT, NOON)
+    for now in (NOON + step, NOON + step + MINUTE, NOON, NOON + MINUTE):
+        outlooks.observe([row(own, used, now)])
+        found = outlooks.of(own.key)
+        assert math.isfinite(found.rate)
+        assert found.rate >= 0
+        assert found.day is None or found.day >= now
+
+
+def test_what_was_learned_outlives_the_process():
+    own = make(10**9)
+    outlooks, used = steady(own, 15_000, MIDNIGHT, NOON)
+    again = forecast.Outlooks()
+    again.load(json.loads(json.dumps(outlooks.dump())))
+    for one in (outlooks, again):
+        one.observe([row(own, used + 900_000, NOON + MINUTE)])
+    assert again.of(own.key) == outlooks.of(own.key)
+
+
+@pytest.mark.parametrize(
+    "junk", [{"a/b": 5}, {"a/b": []}, {"a/b": [1, 2, [0], [0], 1, 1]}, [], "x"]
+)
+def test_junk_is_refused_and_nothing_is_changed(junk):
+    own = make(10**9)
+    outlooks, _ = steady(own, 15_000, MIDNIGHT, MIDNIGHT + HOUR)
+    before = outlooks.dump()
+    with pytest.raises((TypeError, ValueError, AttributeError)):
+        outlooks.load(junk)
+    assert outlooks.dump() == before
+
+
+def test_a_team_that_is_gone_is_forgotten():
+    own = make(10**9)
+    outlooks, _ = steady(own, 15_000, MIDNIGHT, MIDNIGHT + HOUR)
+    outlooks.observe([])
+    assert outlooks.of(own.key) is None
+    assert outlooks.dump() == {}
+
+
+def test_a_team_met_in_the_middle_of_its_day_begins_with_that_day_s_mean():
+    own = make(10**9)
+    outlooks = forecast.Outlooks()
+    outlooks.observe([row(own, 43_200_000, NOON)])
+    assert outlooks.of(own.key).rate == pytest.approx(1000, rel=0.01)
+
+
+@given(
+    limit=st.integers(0, 2**63 - 1),
+    used=st.integers(0, 2**63 - 1),
+    kept=st.floats(0.01, 1),
+    more=st.lists(st.floats(0, 2.0**63), max_size=5),
+)
+def test_usage_never_falls_and_never_passes_the_limit(limit, used, kept, more):
+    """Whatever is offered, expected usage grows with it and stays within the limit."""
+    rule = forecast.Rule(limit * 80 // 100, limit, kept)
+    found = [rule.used(used, offered) for offered in sorted([0, *more])]
+    assert found == sorted(found)
+    assert all(used <= size <= max(used, limit) for size in found)
+    spent = rule.used(used, rule.offered(used))
+    assert spent == pytest.approx(max(used, limit), rel=1e-6)
+
+
+@given(
+    rates=st.lists(st.integers(0, 10**12), min_size=1, max_size=30),
+    steps=st.lists(st.floats(-7200, 100_000), min_size=30, max_size=30),
+)
+def test_what_is_expected_never_falls(rates, steps):
+    """Whatever was seen when, expected bytes grow with time and are finite."""
+    learned = forecast.Rates(MIDNIGHT)
+    now = MIDNIGHT
+    for size, step in zip(rates, steps, strict=False):
+        now += step
+        learned.learn(now, size)
+    path = list(forecast.expected(learned, now, now + DAY))
+    sizes = [size for _, size in path]
+    assert sizes == sorted(sizes)
+    assert all(math.isfinite(size) for size in sizes)
+    assert [at for at, _ in path] == sorted({at for at, _ in path})
+    assert path[-1][0] == now + DAY
