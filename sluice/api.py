@@ -1,40 +1,26 @@
 """The REST API that agent, controller and dashboard mount alike.
 
-GET /ready, /api/health, /api/teams, /api/teams/{name}; errors are {"error": ..., "status": N}.
+GET /ready, /openapi.json, /api/health, /api/teams, /api/teams/{name} and its /history and /top,
+/api/events; errors are {"error": ..., "status": N}. openapi.py describes it: change them together.
 """
 
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import flask
 import werkzeug.exceptions
 
-from sluice import errors, usage, window
+from sluice import errors, openapi, query, window
+from sluice.source import Ambiguous as Ambiguous
+from sluice.source import NotFound as NotFound
+from sluice.source import Source as Source
+from sluice.source import Status as Status
 
-
-@dataclass
-class Status:
-    """What a process says of itself, filled in by whoever runs it.
-
-    Attributes:
-        not_ready: why it is not ready, "" when it is; waits_for says so when asked.
-        problems: what is wrong with budgets that somebody wrote, as JSON objects; more_problems
-            finds some when asked.
-        parts: further parts of /api/health, by name; each is called for its JSON.
-        reloads: budgets read anew, by result: applied or refused.
-        clock_steps: jumps of the wall clock by more than a minute.
-    """
-
-    not_ready: str = ""
-    waits_for: Callable[[], str] = lambda: ""
-    problems: list[dict[str, object]] = field(default_factory=list)
-    more_problems: Callable[[], list[dict[str, object]]] = list
-    parts: dict[str, Callable[[], object]] = field(default_factory=dict)
-    reloads: dict[str, int] = field(default_factory=lambda: {"applied": 0, "refused": 0})
-    clock_steps: int = 0
+PLACES, PLACES_MAX = 10, 100
+EVENTS, EVENTS_MAX = 100, 1000
 
 
 class Counters(Protocol):
@@ -45,18 +31,6 @@ class Counters(Protocol):
 
     def broken(self) -> None:
         """Count one that failed on a defect of ours."""
-
-
-class NotFound(errors.SluiceError):
-    """No such team."""
-
-    status = 404
-
-
-class Ambiguous(errors.SluiceError):
-    """A team's name that budgets in several namespaces have."""
-
-    status = 409
 
 
 def error_response(message: str, status: int) -> flask.Response:
@@ -78,15 +52,19 @@ def retry_after(status: int) -> str:
 
 
 def blueprint(
-    rows: Callable[[float], list[usage.Row]], clock: Callable[[], float], status: Status
+    source: Source,
+    clock: Callable[[], float],
+    status: Status,
+    document: Mapping[str, object] | None = None,
 ) -> flask.Blueprint:
     """The read-only part of the API.
 
     Args:
-        rows: every team's row at a moment (epoch seconds).
         clock: epoch seconds.
+        document: what /openapi.json says; without it, openapi.document().
     """
     routes = flask.Blueprint("api", __name__)
+    described = openapi.document() if document is None else document
 
     @routes.get("/ready")
     def ready() -> flask.Response:
@@ -94,45 +72,77 @@ def blueprint(
             raise errors.Unavailable(f"not ready: {reason}")
         return flask.Response("ready\n", mimetype="text/plain")
 
+    @routes.get("/openapi.json")
+    def openapi_json() -> flask.Response:
+        return flask.jsonify(described)
+
     @routes.get("/api/health")
     def health() -> flask.Response:
-        problems = [*status.problems, *status.more_problems()]
-        found: dict[str, object] = {
-            "status": "degraded" if problems else "ok",
-            "ready": not (status.not_ready or status.waits_for()),
-            "problems": problems,
-            "reloads": status.reloads,
-            "clockSteps": status.clock_steps,
-        }
-        found |= {name: part() for name, part in status.parts.items()}
-        return flask.jsonify(found)
+        return flask.jsonify(status.as_json())
 
     @routes.get("/api/teams")
     def teams() -> flask.Response:
+        asked()
         now = clock()
-        found = [row.as_json() for row in rows(now)]
+        found = [source.as_json(row) for row in source.rows(now)]
         return flask.jsonify({"time": window.iso(now), "teams": found})
 
     @routes.get("/api/teams/<name>")
     def team(name: str) -> flask.Response:
-        namespace = flask.request.args.get("namespace")
-        found = [
-            row
-            for row in rows(clock())
-            if row.budget.name == name and namespace in (None, row.budget.namespace)
-        ]
-        if not found:
-            where = f" in namespace {namespace!r}" if namespace else ""
-            raise NotFound(f"no team {name!r}{where}")
-        if len(found) > 1:
-            names = ", ".join(sorted(row.budget.namespace for row in found))
-            raise Ambiguous(
-                f"{len(found)} teams are called {name!r}, in the namespaces {names}:"
-                " choose one with ?namespace="
-            )
-        return flask.jsonify(found[0].as_json())
+        namespace = asked("namespace").text("namespace")
+        return flask.jsonify(source.as_json(source.team(name, namespace, clock())))
+
+    @routes.get("/api/teams/<name>/history")
+    def history(name: str) -> flask.Response:
+        call = asked("namespace", "from", "to", "step")
+        row = source.team(name, call.text("namespace"), clock())
+        span = query.Span.of(call, row)
+        points = source.past().history(row.budget.key, span.start, span.end, span.step_s)
+        return flask.jsonify(
+            {
+                "name": row.budget.name,
+                "namespace": row.budget.namespace,
+                "from": window.iso(span.start),
+                "to": window.iso(span.end),
+                "stepSeconds": span.step_s,
+                "points": [point.as_json() for point in points],
+            }
+        )
+
+    @routes.get("/api/teams/<name>/top")
+    def top(name: str) -> flask.Response:
+        call = asked("namespace", "count")
+        count = call.number("count", 1, PLACES_MAX) or PLACES
+        row = source.team(name, call.text("namespace"), clock())
+        since = math.floor(row.windows.start)
+        namespaces, apps = source.past().top(row.budget.key, since, count)
+        return flask.jsonify(
+            {
+                "name": row.budget.name,
+                "namespace": row.budget.namespace,
+                "since": window.iso(since),
+                "namespaces": [place.as_json() for place in namespaces],
+                "apps": [place.as_json() for place in apps],
+            }
+        )
+
+    @routes.get("/api/events")
+    def events() -> flask.Response:
+        call = asked("namespace", "team", "count")
+        count = call.number("count", 1, EVENTS_MAX) or EVENTS
+        name, namespace = call.text("team"), call.text("namespace")
+        if name is None and namespace is not None:
+            raise errors.BadRequest("namespace: given without a team")
+        key = None if name is None else source.team(name, namespace, clock()).budget.key
+        found = source.past().events(key, count)
+        return flask.jsonify({"events": [event.as_json() for event in found]})
 
     return routes
+
+
+def asked(*known: str) -> query.Query:
+    """The parameters of the request at hand, none but those that are known."""
+    return query.Query(flask.request.args.items(multi=True), *known)
 
 
 def errors_as_json(app: flask.Flask, log: logging.Logger, counters: Counters) -> None:

@@ -25,11 +25,13 @@ import rich.console
 import rich.live
 import rich.table
 
-from sluice import settings
+from sluice import overview, settings
 
 KIB = 1024
 START_S = 20.0
 PUSH_EVERY_S = 0.25
+# What a minute says little of; there is more to see of what is dropped.
+NOT_SHOWN = ("namespace", "month %", "rate", "spent in")
 # Bytes a second and budget a day of each team: one stays within its budget, the others reach
 # the throttle band after 8, 20 and 32 seconds and are over after 12, 30 and 48.
 TEAMS = {
@@ -38,7 +40,6 @@ TEAMS = {
     "search": (30 * KIB, 750 * KIB),
     "batch-jobs": (48 * KIB, 480 * KIB),
 }
-COLOURS = {"allow": "green", "throttle": "yellow", "drop": "red"}
 
 
 def manifests() -> str:
@@ -123,27 +124,17 @@ def fetched(host: str, port: int, path: str) -> Any:
         return None
 
 
-def drawn(teams: list[dict[str, Any]], url: str, left: str) -> rich.table.Table:
-    """The live table."""
-    table = rich.table.Table(
-        title="Sluice: log budgets, enforced",
-        caption=f"bytes of today\n{url}/api/teams  {url}/metrics  {url}/api/health\n{left}",
-        expand=False,
+def drawn(found: Any, urls: str, left: str, console: rich.console.Console) -> rich.table.Table:
+    """The live table, of an answer of /api/teams."""
+    lines = overview.ordered(overview.read(found), "name")
+    table = overview.table(
+        lines,
+        console.width,
+        ascii_only=console.options.ascii_only,
+        columns=[one for one in overview.COLUMNS if one.title not in NOT_SHOWN],
     )
-    for name in ("team", "action", "used", "limit", "percent", "sampled", "dropped"):
-        is_text = name in ("team", "action")
-        table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
-    for team in teams:
-        colour = COLOURS[team["action"]]
-        counts = team["counts"]
-        table.add_row(
-            team["name"],
-            f"[{colour}]{team['action']}[/]",
-            f"{team['currentUsage']:,}",
-            f"{team['dailyLimit']:,}",
-            f"[{colour}]{team['percent']:.1f} %[/]",
-            *(f"{counts[name]['bytes']:,}" for name in ("sampled", "dropped")),
-        )
+    table.title = "Sluice: log budgets, enforced"
+    table.caption = f"{urls}\n{left}"
     return table
 
 
@@ -157,6 +148,7 @@ def sluice_run(
     state = options.state_dir or folder / "state"
     command = [sys.executable, "-m", "sluice", "run", "--budgets", str(budgets)]
     command += ["--upstream", upstream, "--listen", str(options.listen)]
+    command += ["--dashboard-listen", str(options.dashboard_listen)]
     command += ["--state-dir", str(state), "--log-level", "warning"]
     # A group of its own: Ctrl-C is for the demo, which then stops it in order.
     process = subprocess.Popen(command, start_new_session=True, env=dict(os.environ))
@@ -186,6 +178,7 @@ def watch(options: settings.Demo, stopping: threading.Event) -> None:
     console = rich.console.Console()
     left = "Ctrl-C ends it"
     url = f"http://{options.listen}"
+    urls = f"open http://{options.dashboard_listen}/\n{url}/api/teams  {url}/metrics"
     began = time.monotonic()
     with rich.live.Live(console=console, refresh_per_second=4, transient=False) as live:
         for tick in itertools.count():
@@ -196,7 +189,7 @@ def watch(options: settings.Demo, stopping: threading.Event) -> None:
                     return
             found = fetched(host, port, "/api/teams")
             if found is not None:
-                table = drawn(found["teams"], url, left)
+                table = drawn(found, urls, left, console)
                 live.update(table)
                 # Where there is no terminal to redraw, a table every ten seconds will do.
                 if not console.is_terminal and tick % 20 == 0:

@@ -1,19 +1,20 @@
 """Flags: how each setting is given, as a flag or as SLUICE_ and its name in the environment."""
 
 import re
+import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from sluice import budget, errors, table
+from sluice import auth, budget, errors, table
+from sluice.notify import sinks
 from sluice.settings import Address
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 MIB = 2**20
-# Source: RFC 9110, 5.1 and 5.5.
-HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+# Source: RFC 9110, 5.5.
 HEADER_TEXT = re.compile(r"[\t -~\xa0-\xff]*")
 # They say how the body is to be read, which only Sluice knows.
 OWN_HEADERS = ("connection", "content-encoding", "content-length", "content-type",
@@ -65,11 +66,45 @@ class HeaderType(click.ParamType[tuple[str, str]]):
             return value
         name, equals, text = value.partition("=")
         name = name.strip()
-        if not (equals and HEADER_NAME.fullmatch(name) and HEADER_TEXT.fullmatch(text)):
+        if not (equals and auth.HEADER_NAME.fullmatch(name) and HEADER_TEXT.fullmatch(text)):
             self.fail(f"{value!r} is not NAME=VALUE of an HTTP header", param, ctx)
         if name.lower() in OWN_HEADERS:
             self.fail(f"{name} is not for you to set", param, ctx)
         return name, text
+
+
+class AuthType(click.ParamType[auth.Auth]):
+    """Who may look."""
+
+    name = "WHO"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> auth.Auth:
+        """Click's hook."""
+        if isinstance(value, auth.Auth):
+            return value
+        try:
+            return auth.Auth.parse(value)
+        except errors.SluiceError as error:
+            self.fail(error.message, param, ctx)
+
+
+class SinkType(click.ParamType[str]):
+    """A URL of a sink; in the environment one a line. What is wrong is said without the URL."""
+
+    name = "URL"
+    envvar_list_splitter = "\n"
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """Click's hook."""
+        return [line.strip() for line in rv.splitlines() if line.strip()]
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """Click's hook."""
+        try:
+            sinks.check(value)
+        except errors.BadRequest as error:
+            self.fail(error.message, param, ctx)
+        return str(value)
 
 
 def option(flag: str, **more: Any) -> Callable[[Command], Command]:
@@ -78,6 +113,52 @@ def option(flag: str, **more: Any) -> Callable[[Command], Command]:
     more.setdefault("show_default", True)
     return click.option(flag, envvar=variable, show_envvar=True, **more)
 
+
+class RulesType(click.ParamType[tuple[str, ...]]):
+    """Rules of notify/rules.py with commas between them, or none."""
+
+    name = "RULES"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        """Click's hook."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return budget.parse_rules(value, "rules")
+        except errors.BadBudget as error:
+            self.fail(error.message, param, ctx)
+
+
+class UrlType(click.ParamType[str]):
+    """An http or https URL; without the slash at its end."""
+
+    name = "URL"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """Click's hook."""
+        parts = urllib.parse.urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            self.fail(f"{value!r} is not a URL such as http://prometheus:9090", param, ctx)
+        return str(value).rstrip("/")
+
+
+DASHBOARD_LISTEN = option(
+    "--dashboard-listen",
+    type=AddressType(),
+    default="127.0.0.1:3000",
+    help="The dashboard.",
+)
+STATE_DIR = option(
+    "--state-dir",
+    type=click.Path(path_type=Path),
+    help="Where usage is kept.  [default: $XDG_STATE_HOME/sluice or ~/.local/state/sluice]",
+)
+AUTH = option(
+    "--auth",
+    type=AuthType(),
+    help="Who may read pages and /api: none (everybody), bearer:FILE (whoever sends the token in"
+    " FILE, or gives it as password), header:NAME (whoever an authenticating proxy names there).",
+)
 
 RUN_OPTIONS = (
     option(
@@ -89,13 +170,73 @@ RUN_OPTIONS = (
     option(
         "--listen", type=AddressType(), default="127.0.0.1:8080", help="Pushes, API and metrics."
     ),
+    DASHBOARD_LISTEN,
+)
+
+DASHBOARD_OPTIONS = (
+    option(
+        "--prometheus-url",
+        type=UrlType(),
+        help="Take history from this Prometheus, which scrapes Sluice.",
+    ),
+    option(
+        "--cost-per-gib",
+        type=click.FloatRange(0),
+        help="What a GiB costs, for budgets without costPerGiB.",
+    ),
+    option("--currency", default="", help="Shown with costs, such as EUR."),
+)
+
+NOTIFY_OPTIONS = (
+    option(
+        "--notify",
+        type=SinkType(),
+        multiple=True,
+        help="Whom to tell: alertmanager://HOST:PORT, or any URL of apprise (Slack, Teams,"
+        " PagerDuty, mail, json://HOST ...). Repeatable.",
+    ),
+    option(
+        "--notify-on",
+        type=RulesType(),
+        default="throttle,drop,recovery,forecast",
+        help="What to tell, for budgets without the annotation tco.io/notify; or none.",
+    ),
+    option(
+        "--dashboard-url",
+        type=UrlType(),
+        help="Where people find the dashboard, for links in notifications.",
+    ),
+)
+
+NOTIFY_TEST_OPTIONS = (
+    option(
+        "--notify",
+        type=SinkType(),
+        multiple=True,
+        required=True,
+        help="Whom to tell; see `sluice run --help`. Repeatable.",
+    ),
+    option(
+        "--dashboard-url", type=UrlType(), help="Where people find the dashboard, for the link."
+    ),
+    click.option("--team", default="default/test", show_default=True, help="Whom it is about."),
 )
 
 LISTEN_OPTIONS = (
     option("--listen", type=AddressType(), default="0.0.0.0:8080", help="Where it serves."),
 )
 
-CLUSTER_OPTIONS = (
+PAGES_OPTIONS = (
+    option("--listen", type=AddressType(), default="0.0.0.0:3000", help="Where it serves."),
+    option(
+        "--state-dir",
+        type=click.Path(path_type=Path),
+        help="Where history is kept.  [default: $XDG_STATE_HOME/sluice/dashboard or"
+        " ~/.local/state/sluice/dashboard]",
+    ),
+)
+
+KUBECONFIG_OPTIONS = (
     option(
         "--kubeconfig",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -103,6 +244,10 @@ CLUSTER_OPTIONS = (
         " $KUBECONFIG or ~/.kube/config]",
     ),
     option("--context", help="The context of the kubeconfig to use, if not its current one."),
+)
+
+CLUSTER_OPTIONS = (
+    *KUBECONFIG_OPTIONS,
     option(
         "--system-namespace",
         help="Sluice's own namespace, whose budgets may govern others."
@@ -160,11 +305,7 @@ CONTROLLER_OPTIONS = (
 
 SERVING_OPTIONS = (
     option("--upstream", required=True, metavar="URL", help="Loki, or what takes its pushes."),
-    option(
-        "--state-dir",
-        type=click.Path(path_type=Path),
-        help="Where usage is kept.  [default: $XDG_STATE_HOME/sluice or ~/.local/state/sluice]",
-    ),
+    STATE_DIR,
     option(
         "--upstream-timeout",
         type=click.FloatRange(0.1, 600),
@@ -206,13 +347,7 @@ SERVING_OPTIONS = (
     ),
 )
 
-COMMON_OPTIONS = (
-    option(
-        "--namespace-label",
-        multiple=True,
-        help="The label that names a stream's namespace; repeatable, first present wins."
-        "  [default: namespace, k8s_namespace_name, kubernetes_namespace_name]",
-    ),
+LOG_OPTIONS = (
     option("--log-format", type=click.Choice(["text", "json"]), default="text", help="Log lines."),
     option(
         "--log-level",
@@ -220,6 +355,17 @@ COMMON_OPTIONS = (
         default="info",
         help="The least important lines to log.",
     ),
+)
+
+COMMON_OPTIONS = (
+    AUTH,
+    option(
+        "--namespace-label",
+        multiple=True,
+        help="The label that names a stream's namespace; repeatable, first present wins."
+        "  [default: namespace, k8s_namespace_name, kubernetes_namespace_name]",
+    ),
+    *LOG_OPTIONS,
 )
 
 
@@ -236,6 +382,7 @@ def with_options(*groups: tuple[Any, ...]) -> Callable[[Command], Command]:
 
 DEMO_OPTIONS = (
     option("--listen", type=AddressType(), default="127.0.0.1:8080", help="Where it serves."),
+    DASHBOARD_LISTEN,
     option(
         "--state-dir",
         type=click.Path(path_type=Path),

@@ -3,6 +3,7 @@
 flags.py says how each is given. These two are the only readers of the environment.
 """
 
+import ipaddress
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Self
 import click
 
 from sluice import table
+from sluice.auth import NOBODY_IS_ASKED, Auth
 from sluice.pace import Pace
 
 # Threads that are kept from pushes, so that probes and metrics are answered.
@@ -36,6 +38,14 @@ class Address:
     host: str
     port: int
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it; a name but localhost may be any address."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
@@ -58,6 +68,7 @@ class Serving:
     max_decoded_total: int
     namespace_label: tuple[str, ...]
     unbudgeted: str
+    auth: Auth
     log_format: str
     log_level: str
 
@@ -70,6 +81,7 @@ class Serving:
                 f"--max-in-flight {flags['max_in_flight']} exceeds --threads {flags['threads']}"
             )
         flags["state_dir"] = flags["state_dir"] or default_state_dir()
+        flags["auth"] = flags["auth"] or NOBODY_IS_ASKED
         flags["namespace_label"] = flags["namespace_label"] or table.NAMESPACE_LABELS
         return cls(**{own.name: flags[own.name] for own in fields(cls)})
 
@@ -79,6 +91,13 @@ class Run(Serving):
     """The settings of `sluice run`."""
 
     budgets: Path
+    dashboard_listen: Address
+    prometheus_url: str | None
+    cost_per_gib: float | None
+    currency: str
+    notify: tuple[str, ...]
+    notify_on: tuple[str, ...]
+    dashboard_url: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,12 +133,17 @@ class Controller:
     lease_duration: float
     namespace_label: tuple[str, ...]
     uninstall: bool
+    notify: tuple[str, ...]
+    notify_on: tuple[str, ...]
+    dashboard_url: str | None
+    auth: Auth
     log_format: str
     log_level: str
 
     @classmethod
     def from_flags(cls, flags: dict[str, Any]) -> Self:
         """What click parsed."""
+        flags["auth"] = flags["auth"] or NOBODY_IS_ASKED
         flags["namespace_label"] = flags["namespace_label"] or table.NAMESPACE_LABELS
         return cls(**{own.name: flags[own.name] for own in fields(cls)})
 
@@ -129,11 +153,44 @@ class Controller:
         return Pace(ceiling=self.report_ceiling, heartbeat=self.heartbeat)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dashboard:
+    """The settings of `sluice dashboard`."""
+
+    listen: Address
+    kubeconfig: Path | None
+    context: str | None
+    state_dir: Path
+    prometheus_url: str | None
+    cost_per_gib: float | None
+    currency: str
+    auth: Auth
+    log_format: str
+    log_level: str
+
+    @classmethod
+    def from_flags(cls, flags: dict[str, Any]) -> Self:
+        """What click parsed.
+
+        Others than this machine may only look if somebody has said who.
+        """
+        if flags["auth"] is None:
+            if not flags["listen"].is_loopback:
+                raise click.UsageError(
+                    f"--listen {flags['listen']} is open to other machines: say who may look with"
+                    " --auth bearer:FILE or --auth header:NAME, or --auth none for everybody"
+                )
+            flags["auth"] = NOBODY_IS_ASKED
+        flags["state_dir"] = flags["state_dir"] or default_state_dir() / "dashboard"
+        return cls(**{own.name: flags[own.name] for own in fields(cls)})
+
+
 @dataclass(frozen=True, slots=True)
 class Demo:
     """The settings of `sluice demo`."""
 
     listen: Address
+    dashboard_listen: Address
     state_dir: Path | None
     seconds: float
 

@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 from cluster.harness import Cluster
 from harness import Loki, Sluice, Upstream, running, write_budgets
+from monitoring.harness import program
 from servers import build
 
 # No deadline per example: the machine is shared, and a slow example is no wrong one.
@@ -18,6 +19,12 @@ hypothesis.settings.load_profile("sluice")
 
 # What a marker asks for.
 NEEDS = {"loki": "loki", "cluster": "kubernetes", "helm": "helm"}
+# Programs of Debian's packages of the same name.
+DEBIAN_NEEDS = {
+    "prometheus": "prometheus",
+    "alertmanager": "prometheus-alertmanager",
+    "chromium": "chromium",
+}
 
 
 def find(name: str) -> Path | None:
@@ -38,7 +45,20 @@ def need(name: str) -> Path:
     pytest.skip(f"no real {name} here; `make servers` builds it once, in {build.GO[name].cost}")
 
 
+def need_debian(name: str) -> None:
+    """Go on where this program of Debian's is; else the test is skipped, or fails."""
+    if program(name):
+        return
+    if os.environ.get("SLUICE_SERVERS_REQUIRED") == "1":
+        pytest.fail(f"SLUICE_SERVERS_REQUIRED=1, but there is no {name}: make servers, as root",
+                    pytrace=False)  # fmt: skip
+    pytest.skip(f"no {name} here; `make servers` installs Debian's, as root")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark, name in DEBIAN_NEEDS.items():
+        if item.get_closest_marker(mark):
+            need_debian(name)
     for mark, name in NEEDS.items():
         if item.get_closest_marker(mark):
             need(name)

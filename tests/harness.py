@@ -286,6 +286,11 @@ class Sluice(Server):
         self.args = list(args)
         self.env = dict(env or {})
         self.port = free_port()
+        self.dashboard_port = free_port()
+
+    @property
+    def dashboard_url(self) -> str:
+        return f"http://127.0.0.1:{self.dashboard_port}"
 
     def command(self) -> list[str]:
         return [
@@ -293,6 +298,7 @@ class Sluice(Server):
             *("--budgets", str(self.budgets)),
             *("--upstream", self.upstream),
             *("--listen", f"127.0.0.1:{self.port}"),
+            *("--dashboard-listen", f"127.0.0.1:{self.dashboard_port}"),
             *("--state-dir", str(self.state_dir)),
             *self.args,
         ]

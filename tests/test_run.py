@@ -24,7 +24,7 @@ from shippers import PUSH_PATH, Entry, Push, Stream
 from shipping import shipping
 
 from sluice.__main__ import main
-from sluice.agent.chores import ClockWatch
+from sluice.chores import ClockWatch
 
 MIB = 2**20
 NOWHERE = "http://127.0.0.1:9"
@@ -633,6 +633,7 @@ def test_idle_it_is_smaller_than_140_mb(sluice, upstream):
 
 def sluice_command(*args: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
     environment = {n: v for n, v in os.environ.items() if not n.startswith("SLUICE_")}
+    environment["SLUICE_DASHBOARD_LISTEN"] = "127.0.0.1:0"
     return subprocess.run(
         [sys.executable, "-m", "sluice", *args],
         cwd=TESTS.parent,
@@ -666,7 +667,10 @@ def test_the_demo_ends_in_order_when_it_is_told_to_stop(tmp_path, number):
     listen = f"127.0.0.1:{free_port()}"
     with (tmp_path / "demo.log").open("wb") as log:
         demo = subprocess.Popen(
-            [sys.executable, "-m", "sluice", "demo", "--listen", listen],
+            [
+                *(sys.executable, "-m", "sluice", "demo"),
+                *("--listen", listen, "--dashboard-listen", "127.0.0.1:0"),
+            ],
             cwd=TESTS.parent,
             stdout=log,
             stderr=log,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import flask
 from prometheus_client.registry import Collector
 
-from sluice import api, gate, metrics, usage
+from sluice import api, auth, gate, metrics, openapi, usage
 from sluice.agent import evaluate, push, turnstile
 
 if TYPE_CHECKING:
@@ -27,8 +27,10 @@ def create_app(
     max_in_flight: int = 14,
     clock: Callable[[], float] = time.time,
     status: api.Status | None = None,
-    rows: Callable[[float], list[usage.Row]] | None = None,
+    source: api.Source | None = None,
+    is_node: bool = False,
     collectors: Iterable[Collector] = (),
+    guard: auth.Auth = auth.NOBODY_IS_ASKED,
 ) -> flask.Flask:
     """The WSGI application of agent and `run`.
 
@@ -38,8 +40,10 @@ def create_app(
         max_body: bytes of a request's body, else 413.
         max_in_flight: pushes at work at a time, else 503.
         status: what /ready and /api/health say beside the gate's own state.
-        rows: every team's row at a moment, where others count too; this node's own without it.
+        source: what the API shows; without it the ledger's rows alone.
+        is_node: other nodes count for the same budgets; a sum over all must be right.
         collectors: further series of /metrics.
+        guard: who may look.
     """
     app = flask.Flask("sluice.agent", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -48,17 +52,19 @@ def create_app(
     turns = turnstile.Turnstile(max_in_flight)
     state = status or api.Status()
     counters = metrics.PushMetrics(
-        door, clock, state, lambda: turns.inside, *collectors, is_node=rows is not None
+        door, clock, state, lambda: turns.inside, *collectors, is_node=is_node
     )
     handler = push.PushHandler(door, sender, counters, turns, max_body, clock)
     for path in push.PATHS:
         # So that Flask knows what else it may say of these paths.
         app.add_url_rule(path, path, lambda: handler, methods=["POST"])
-    all_rows = rows or (lambda now: usage.rows(door.ledger, now))
-    app.register_blueprint(api.blueprint(all_rows, clock, state))
+    shown = source or api.Source(lambda now: usage.rows(door.ledger, now))
+    document = openapi.document(takes_pushes=True)
+    app.register_blueprint(api.blueprint(shown, clock, state, document))
     app.register_blueprint(evaluate.blueprint(door, clock, call_reader(turns, max_body)))
     app.add_url_rule("/metrics", "metrics", counters.response)
     api.errors_as_json(app, log, counters)
+    guard.guard(app)
     rest = app.wsgi_app
 
     def front(environ: "WSGIEnvironment", start_response: "StartResponse") -> "Iterable[bytes]":

@@ -17,7 +17,7 @@ import uuid
 
 import flask
 
-from sluice import budget, port, settings, usage
+from sluice import api, budget, jsonfile, port, settings, usage
 from sluice.agent import budgets, elsewhere, report, saved, series, serve, service
 from sluice.kube import client, informer
 from sluice.table import SYSTEM_NAMESPACE
@@ -71,7 +71,7 @@ class Daemon(service.Service):
 
     def _resume(self) -> None:
         """Begin with the table of an earlier process, if there is one."""
-        table = saved.read(self._table)
+        table = jsonfile.read(self._table)
         try:
             self._budgets.load(table["budgets"])
             self._others.load(table["elsewhere"])
@@ -107,7 +107,8 @@ class Daemon(service.Service):
         self._stopping = threading.Event()
         self._reports = threading.Thread(target=self._report, name="reports", daemon=True)
         self.status.parts["cluster"] = self._health
-        self.rows = lambda now: usage.rows(self.ledger, now, self._others)
+        self.source = api.Source(lambda now: usage.rows(self.ledger, now, self._others))
+        self.is_node = True
         self.collectors = [series.ClusterCollector(self._informer, self._reporter, self._others)]
 
     def start(self) -> flask.Flask:
@@ -223,7 +224,7 @@ class Daemon(service.Service):
             "elsewhere": self._others.dump(),
         }
         if table != self._saved:
-            saved.write(self._table, table)
+            jsonfile.write(self._table, table)
             self._saved = table
 
     def stop(self) -> None:

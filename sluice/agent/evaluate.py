@@ -7,7 +7,7 @@ import flask
 import numpy as np
 import orjson
 
-from sluice import errors, fields, gate
+from sluice import errors, fields, gate, query
 from sluice.policy import Action
 
 SIZE_MAX = 2**63 - 1
@@ -28,7 +28,7 @@ def blueprint(
 
     @routes.post("/api/v1/evaluate")
     def evaluate() -> flask.Response:
-        call = parsed(read())
+        call = parsed(read(), "namespace", "size", "dryRun")
         namespace = checked_namespace(call.get("namespace"), "namespace")
         size = checked_size(call.get("size"), "size")
         (team,), (action,) = judged([namespace], [size], not checked_dry_run(call))
@@ -41,7 +41,7 @@ def blueprint(
 
     @routes.post("/api/v1/evaluate/batch")
     def batch() -> flask.Response:
-        call = parsed(read())
+        call = parsed(read(), "namespaces", "sizes", "dryRun")
         namespaces, sizes = (checked_list(call.get(name), name) for name in ("namespaces", "sizes"))
         if len(namespaces) != len(sizes):
             raise errors.BadRequest(f"{len(namespaces)} namespaces, {len(sizes)} sizes")
@@ -58,14 +58,15 @@ def blueprint(
     return routes
 
 
-def parsed(body: bytes) -> dict[str, object]:
-    """The call's JSON object."""
+def parsed(body: bytes, *known: str) -> dict[str, object]:
+    """The call's JSON object, of known fields only: a misspelt dryRun must not be charged."""
     try:
         call = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise errors.BadRequest(f"the body is not JSON: {error}") from error
     if not isinstance(call, dict):
         raise errors.BadRequest(f"the body is a JSON {type(call).__name__}, not an object")
+    query.check_names(call, known, "field")
     return call
 
 

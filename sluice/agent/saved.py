@@ -1,46 +1,18 @@
 """What an agent must still know after a restart, as JSON files in the state directory.
 
-    table.json   the budgets as last seen, and the cluster's usage as last heard
-    report.json  which object holds this node's counts, what it acknowledged, what went before it
-
-Written by rename, so that a kill leaves the old or the new one, and synced before it, for a machine
-that comes back may bring the directory with it.
+table.json   the budgets as last seen, and the cluster's usage as last heard
+report.json  which object holds this node's counts, what it acknowledged, what went before it
 """
 
-import json
 import logging
-import os
 from pathlib import Path
-from typing import Any
 
-from sluice import ledger, nodeusage
+from sluice import jsonfile, ledger, nodeusage
 
 log = logging.getLogger("sluice.agent")
 
 # More than the ledger keeps of any team; days sort before months.
 WINDOWS = 16
-
-
-def read(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; {} where there is none, or none that can be read."""
-    try:
-        found = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        log.warning("%s cannot be read and is left out: %s", path, error)
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def write(path: Path, value: dict[str, Any]) -> None:
-    """Replace a file by a JSON object."""
-    new = path.with_suffix(".new")
-    with new.open("wb") as file:
-        file.write(json.dumps(value, separators=(",", ":")).encode())
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
 
 
 class Reported:
@@ -57,7 +29,7 @@ class Reported:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        found = read(path)
+        found = jsonfile.read(path)
         self.uid = str(found.get("uid") or "")
         self.acked: ledger.Counted = found.get("acked") or {}
         self.sent: ledger.Counted = found.get("sent") or {}
@@ -89,6 +61,6 @@ class Reported:
     def _write(self) -> None:
         value = {"uid": self.uid, "acked": self.acked, "sent": self.sent, "folded": self.folded}
         try:
-            write(self._path, value)
+            jsonfile.write(self._path, value)
         except OSError as error:
             log.error("%s cannot be written: %s", self._path, error)

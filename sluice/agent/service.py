@@ -6,13 +6,24 @@ and stop() run in.
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import flask
 from prometheus_client.registry import Collector
 
-from sluice import api, budget, columns, gate, ledger, ledger_file, port, settings, usage
-from sluice.agent import app, chores, serve, upstream
+from sluice import (
+    api,
+    budget,
+    chores,
+    columns,
+    gate,
+    ledger,
+    ledger_file,
+    port,
+    settings,
+    usage,
+)
+from sluice.agent import app, serve, upstream
 
 log = logging.getLogger("sluice")
 
@@ -29,7 +40,8 @@ class Service:
         tick_s: how often chores may run.
 
     Raises:
-        CannotStart: the state directory or the port is not usable.
+        BadToken: nobody could show the one of --auth. CannotStart: the state directory or the port
+            is not usable.
     """
 
     def __init__(
@@ -41,6 +53,7 @@ class Service:
         system_namespace: str | None = None,
         tick_s: float,
     ) -> None:
+        options.auth.check()
         self.options = options
         self.status = api.Status()
         # Held open for as long as this process and its worker live.
@@ -68,8 +81,9 @@ class Service:
             ca=str(options.upstream_ca) if options.upstream_ca else None,
         )
         self.chores = chores.Chores(tick_s)
-        # Where other nodes count too, set before start(); see app.create_app().
-        self.rows: Callable[[float], list[usage.Row]] | None = None
+        # Set before start(), where there is more to show; see app.create_app().
+        self.source = api.Source(lambda now: usage.rows(self.ledger, now))
+        self.is_node = False
         self.collectors: list[Collector] = []
 
     def start(self) -> flask.Flask:
@@ -91,8 +105,10 @@ class Service:
             max_body=self.options.max_body,
             max_in_flight=self.options.max_in_flight,
             status=self.status,
-            rows=self.rows,
+            source=self.source,
+            is_node=self.is_node,
             collectors=self.collectors,
+            guard=self.options.auth,
         )
 
     def stop(self) -> None:

@@ -2,13 +2,13 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import flask
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from sluice import api, metrics
+from sluice import api, auth, metrics
 from sluice.controller import loop
 from sluice.kube import lease
 
@@ -28,14 +28,24 @@ def create_app(
     watches: Mapping[str, metrics.Watch],
     election: Callable[[], lease.State],
     status: api.Status,
+    source: api.Source,
+    guard: auth.Auth = auth.NOBODY_IS_ASKED,
+    collectors: Iterable[Collector] = (),
 ) -> flask.Flask:
-    """The WSGI application of the controller; `watches` are its informers by resource."""
+    """The WSGI application of the controller.
+
+    Args:
+        watches: its informers, by resource.
+        guard: who may look.
+        collectors: further series of /metrics.
+    """
     app = flask.Flask("sluice.controller", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    counters = metrics.Metrics(ControllerCollector(work, watches, election))
-    app.register_blueprint(api.blueprint(work.rows, time.time, status))
+    counters = metrics.Metrics(ControllerCollector(work, watches, election), *collectors)
+    app.register_blueprint(api.blueprint(source, time.time, status))
     app.add_url_rule("/metrics", "metrics", counters.response)
     api.errors_as_json(app, log, counters)
+    guard.guard(app)
     return app
 
 

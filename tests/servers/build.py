@@ -20,8 +20,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 SOURCES = Path(__file__).parent
-# Only benchmarks use these: a load maker, and a plain proxy to compare with.
-DEBIAN = {"nginx": "nginx", "wrk": "wrk"}
+# Programs by Debian's packages. nginx and wrk are for benchmarks only: a load maker, and a plain
+# proxy to compare with.
+DEBIAN = {
+    "nginx": "nginx",
+    "wrk": "wrk",
+    "prometheus": "prometheus",
+    "prometheus-alertmanager": "prometheus-alertmanager",
+    "chromium": "chromium",
+}
+# Those that would start a server of their own where there is systemd.
+SERVICES = ("nginx", "prometheus", "prometheus-alertmanager")
 # A minute less than an hour: no build takes that long, a lost one would.
 BUILD_TIMEOUT_S = 59 * 60
 # How far apart the lines are that say that a build goes on.
@@ -279,7 +288,7 @@ def remove_read_only(folder: Path) -> None:
 
 
 def install_debian(names: list[str]) -> None:
-    """Install nginx and wrk with apt-get, or say what to type; only benchmarks need them."""
+    """Install these with apt-get, or say what to type."""
     search = os.environ.get("PATH", "") + ":/usr/sbin"
     absent = [DEBIAN[name] for name in names if not shutil.which(name, path=search)]
     for name in names:
@@ -289,18 +298,19 @@ def install_debian(names: list[str]) -> None:
         return
     words = f"apt-get install --no-install-recommends {' '.join(absent)}"
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        say(f"{', '.join(absent)}: only benchmarks use them; to have them, as root: {words}")
+        say(f"{', '.join(absent)}: for some tests and benchmarks; to have them, as root: {words}")
         return
     say(f"Installing {' '.join(absent)} ...")
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in ("apt-get update -qq", f"{words} -y -qq"):
         done = subprocess.run(command.split(), env=env, stdout=subprocess.DEVNULL, check=False)
         if done.returncode:
-            raise Missing(f"{command} failed; only benchmarks use {', '.join(absent)}")
-    if "nginx" in absent and shutil.which("systemctl"):
-        # The package starts a web server on port 80, which nobody asked for.
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        subprocess.run(["systemctl", "disable", "--now", "nginx"], check=False, **quiet)
+            raise Missing(f"{command} failed")
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    for service in SERVICES:
+        if service in absent and shutil.which("systemctl"):
+            # The package starts a server on a well-known port, which nobody asked for.
+            subprocess.run(["systemctl", "disable", "--now", service], check=False, **quiet)
 
 
 def main() -> int:
