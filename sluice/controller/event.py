@@ -1,4 +1,4 @@
-"""Kubernetes Events: one on a TeamBudget at each change of its decision. Pure."""
+"""Kubernetes Events on a TeamBudget: at each change of its decision, and of a forecast. Pure."""
 
 import datetime
 from collections.abc import Mapping
@@ -6,7 +6,11 @@ from typing import Any
 
 from sluice import budget
 from sluice.controller import fleet, plan
+from sluice.notify import message
+from sluice.notify.change import Change
 
+# Source: the API server's validation of an Event's note.
+NOTE_MAX = 1024
 # By decision: reason, type, words.
 NOTES = {
     "Allow": ("Recovered", "Normal", "below the throttle band again"),
@@ -28,6 +32,19 @@ def of(
     reason, kind, words = NOTES[after]
     mode = " (DryRun: only counted)" if member.own is not None and member.own.dry_run else ""
     used = f"{new['currentUsage']} bytes today ({new['dailyPercent']} %)"
+    note = f"{words}{mode}; {used}; before: {before or 'nothing'}"
+    return _made(member, now, identity, reason, kind, note)
+
+
+def of_forecast(member: fleet.Member, change: Change, now: float, identity: str) -> dict[str, Any]:
+    """The Event of a forecast that holds from now on."""
+    told = message.event(change)
+    return _made(member, now, identity, told.reason, told.kind, told.text)
+
+
+def _made(
+    member: fleet.Member, now: float, identity: str, reason: str, kind: str, note: str
+) -> dict[str, Any]:
     moment = datetime.datetime.fromtimestamp(now, datetime.UTC)
     return {
         "apiVersion": "events.k8s.io/v1",
@@ -38,7 +55,7 @@ def of(
         "action": "Decide",
         "reason": reason,
         "type": kind,
-        "note": f"{words}{mode}; {used}; before: {before or 'nothing'}",
+        "note": note[:NOTE_MAX],
         "regarding": {
             "apiVersion": budget.API_VERSION,
             "kind": budget.KIND,

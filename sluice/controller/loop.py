@@ -261,6 +261,19 @@ class Loop:
             members = sorted(self._fleet.members.items())
             return [plan.row_of(m.own, self._sums, now) for _, m in members if m.own is not None]
 
+    def members(self) -> dict[str, fleet.Member]:
+        """The budgets as last seen, by key."""
+        with self._lock:
+            return dict(self._fleet.members)
+
+    def put(self, found: client.Object) -> None:
+        """Take in what a write to a budget's status returned."""
+        metadata = found["metadata"]
+        with self._lock:
+            member = self._fleet.members.get(f"{metadata['namespace']}/{metadata['name']}")
+            if member is not None and member.uid == metadata["uid"]:
+                self._fleet.put(found)
+
     def problems(self) -> list[dict[str, object]]:
         """What is wrong with budgets, for /api/health."""
         with self._lock:
@@ -321,9 +334,7 @@ class Loop:
         with self._lock:
             self._refused.pop(key, None)
             self._written_at[key] = self._monotonic()
-            now_there = self._fleet.members.get(key)
-            if now_there is not None and now_there.uid == member.uid:
-                self._fleet.put(answer)
+        self.put(answer)
         self._tell(member, old, status)
 
     def _put_back(self, key: str) -> None:

@@ -16,8 +16,8 @@ import time
 
 import waitress.server
 
-from sluice import api, port, settings
-from sluice.controller import app, fleet, fold, loop, totals
+from sluice import api, chores, port, settings
+from sluice.controller import app, fleet, fold, loop, notices, totals
 from sluice.kube import client, informer, lease
 from sluice.table import SYSTEM_NAMESPACE
 
@@ -28,7 +28,7 @@ THREADS = 8
 # client-go's proportions: a leader gives up after two thirds, and asks every seventh of a lease.
 DEADLINE, RETRY = 2 / 3, 2 / 15
 STOP_S = 8.0
-CA_EVERY_S = 10.0
+CA_EVERY_S, LOOK_S = 10.0, 0.5
 
 
 class Controller:
@@ -36,9 +36,11 @@ class Controller:
 
     Raises:
         NoCluster: there are no credentials for an API server. CannotStart: the port is taken.
+        BadToken: nobody could show the one of --auth. BadRequest: a sink is none.
     """
 
     def __init__(self, options: settings.Controller) -> None:
+        options.auth.check()
         self._api = client.connect(options.kubeconfig, options.context, user_agent=LEASE)
         port.check_port(options.listen.host, options.listen.port)
         home = options.system_namespace or self._api.identity().namespace or SYSTEM_NAMESPACE
@@ -74,7 +76,18 @@ class Controller:
         self._status.waits_for = self._not_ready
         self._status.more_problems = self._loop.problems
         self._watches = {"teambudgets": self._budgets, "nodelogusages": self._usages}
-        made = app.create_app(self._loop, self._watches, lambda: self._election.state, self._status)
+        self._notices = notices.Notices(self._api, self._loop, options, identity, self._leads)
+        self._status.parts["notifications"] = self._notices.notifier.health
+        self._chores = chores.Chores(LOOK_S)
+        made = app.create_app(
+            self._loop,
+            self._watches,
+            lambda: self._election.state,
+            self._status,
+            api.Source(self._loop.rows, self._notices.outlooks),
+            options.auth,
+            [self._notices.notifier],
+        )
         self._server = waitress.server.create_server(
             made,
             host=options.listen.host,
@@ -93,11 +106,15 @@ class Controller:
             threading.Thread(target=target, name=target.__name__, daemon=True).start()
         self._budgets.start()
         self._usages.start()
+        self._notices.start(self._chores)
+        self._chores.start()
         while not self._stopping.wait(CA_EVERY_S):
             if self._api.ca_changed():
                 log.warning("the cluster's certificates have changed: starting anew")
                 break
         self._stopping.set()
+        self._chores.stop()
+        self._notices.stop()
         self._election_over.wait(STOP_S)
         for watch in self._watches.values():
             watch.stop()
@@ -127,6 +144,9 @@ class Controller:
             self._loop.tick()
             # What writing takes is part of the tick, or a slow API server would be given half.
             pause_s = max(0.0, loop.TICK_S - (time.monotonic() - began))
+
+    def _leads(self) -> bool:
+        return self._election.state.is_leader and not self._not_ready()
 
     def _not_ready(self) -> str:
         missing = [name for name, watch in self._watches.items() if not watch.synced.is_set()]
