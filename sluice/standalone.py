@@ -1,12 +1,19 @@
-"""`sluice run`: agent, windows and API in one process without a cluster, budgets from files."""
+"""`sluice run`: agent, windows, notifier, API and dashboard in one process without a cluster.
+
+Budgets come from files; all but granian's supervisor live in its one worker, the dashboard's port
+too.
+"""
 
 import dataclasses
 import logging
+import time
 
 import flask
 
-from sluice import settings, watch
+from sluice import port, records, settings, usage, watch
 from sluice.agent import serve, service
+from sluice.dashboard import history, web
+from sluice.notify import notifier, sinks, told
 
 log = logging.getLogger("sluice")
 
@@ -17,20 +24,58 @@ class Standalone(service.Service):
     """Everything behind the HTTP of `sluice run`.
 
     Raises:
-        BadBudget: no budget can be read. CannotStart: the state directory is not usable.
+        BadBudget: no budget can be read. BadRequest: a sink is none that anybody can reach.
+        CannotStart: the state directory or a port is not usable.
     """
 
     def __init__(self, options: settings.Run) -> None:
         self._files = watch.BudgetFiles(options.budgets)
         reading = self._files.read(first=True)
         super().__init__(options, reading.budgets, tick_s=TICK_S)
+        self._options = options
+        port.check_port(options.dashboard_listen.host, options.dashboard_listen.port)
+        self._sinks = sinks.open_all(options.notify, options.dashboard_url)
         self._note(reading)
         self._is_behind = False
 
     def start(self) -> flask.Flask:
         """Begin to keep house; returns what to serve. In the worker."""
+
+        def rows(now: float) -> list[usage.Row]:
+            return usage.rows(self.ledger, now)
+
+        self._web = web.Web(
+            rows,
+            self._options,
+            self._options.dashboard_listen,
+            self.status,
+            places=self.gate.apps.totals,
+            kept=self.ledger.record,
+            past=past,
+        )
+        self.source = self._web.source
+        self._notifier = notifier.Notifier(
+            [sinks.Recorder(self._web.history.note), *self._sinks],
+            told.Told(told.FileStore(self._options.state_dir / "notified.json", time.time())),
+            rows=rows,
+            expect=self._web.outlooks.of,
+            default_rules=self._options.notify_on,
+        )
+        self._notifier.start()
+        self.status.parts["notifications"] = self._notifier.health
+        self.collectors = [self._notifier]
+        self.chores.add(TICK_S, lambda: self._notifier.look(time.time()))
         self.chores.add(TICK_S, self._reload)
+        self._web.start()
         return super().start()
+
+    def stop(self) -> None:
+        """Write everything down. In the worker, after the last answer."""
+        self.chores.stop()
+        self._notifier.stop()
+        # Before the ledger, whose last counts it records.
+        self._web.stop()
+        super().stop()
 
     def _reload(self) -> None:
         reading = self._files.read()
@@ -53,14 +98,22 @@ class Standalone(service.Service):
         self.status.reloads["refused" if reading.problems else "applied"] += 1
 
 
+def past(own: history.History, remote: records.Records | None) -> records.Records:
+    """What `run` knows of the past: its own history, or Prometheus'; events are its own."""
+    if remote is None:
+        return own
+    return records.Together(history=remote, top=remote, events=own)
+
+
 def run(options: settings.Run, log_config: dict[str, object]) -> None:
     """Run until told to stop."""
     serve.end_on_signals()
     running = Standalone(options)
     log.info(
-        "enforcing %s in front of %s; push to http://%s/loki/api/v1/push",
+        "enforcing %s in front of %s; push to http://%s/loki/api/v1/push, dashboard on http://%s/",
         options.budgets,
         options.upstream,
         options.listen,
+        options.dashboard_listen,
     )
     running.serve(log_config)

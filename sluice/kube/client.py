@@ -145,6 +145,17 @@ class Api:
         """Make an Event of events.k8s.io/v1."""
         return self.call("POST", f"{EVENTS}/namespaces/{_quoted(namespace)}/events", event)
 
+    def budget_events(self) -> list[Object]:
+        """The Events of events.k8s.io/v1 on TeamBudgets, in no order."""
+        query = {"limit": str(PAGE), "fieldSelector": "regarding.kind=TeamBudget"}
+        found: list[Object] = []
+        while True:
+            page = self.call("GET", f"{EVENTS}/events", query=query, timeout_s=LIST_S)
+            found += page["items"]
+            query["continue"] = page["metadata"].get("continue", "")
+            if not query["continue"]:
+                return found
+
     def lease(
         self, namespace: str, name: str, timeout_s: tuple[float, float] = CALL_S
     ) -> Object | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from cluster.harness import Cluster
-from cluster.processes import Agent, Controller
+from cluster.processes import Agent, Controller, Dashboard
 from cluster.proxy import Proxy
 from harness import Server
 
@@ -60,6 +60,21 @@ def controllers(tmp_path: Path) -> Iterator[Callable[..., Controller]]:
         made.append(controller)
         controller.start()
         return controller
+
+    yield make
+    stop_all(made)
+
+
+@pytest.fixture
+def dashboards(tmp_path: Path) -> Iterator[Callable[..., Dashboard]]:
+    """A maker of dashboards: `dashboards(cluster, ...)` starts one, and stops it at the end."""
+    made: list[Server] = []
+
+    def make(cluster: Cluster, **more: Any) -> Dashboard:
+        dashboard = Dashboard(tmp_path / f"dashboard-{len(made)}", cluster, **more)
+        made.append(dashboard)
+        dashboard.start()
+        return dashboard
 
     yield make
     stop_all(made)

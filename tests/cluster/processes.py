@@ -1,4 +1,4 @@
-"""`sluice agent` and `sluice controller` as real processes, each with a token of its own."""
+"""`sluice agent`, `controller` and `dashboard` as real processes, each with a token of its own."""
 
 import json
 import sys
@@ -93,6 +93,42 @@ class Controller(Server):
     def leads(self) -> bool:
         found: bool = self.get("/api/health").json["cluster"]["leader"]
         return found
+
+
+class Dashboard(Server):
+    """A dashboard of the cluster."""
+
+    name = "dashboard"
+
+    def __init__(
+        self,
+        folder: Path,
+        cluster: Cluster,
+        *,
+        server: str | None = None,
+        args: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(folder)
+        self.port = free_port()
+        self.args = list(args)
+        self.env = dict(env or {})
+        self.state_dir = folder / "state"
+        self.kubeconfig = cluster.kubeconfig(
+            cluster.service_account_token("sluice-dashboard").token, server
+        )
+
+    def command(self) -> list[str]:
+        return [
+            *(sys.executable, *Sluice.program(self), "dashboard"),  # type: ignore[arg-type]
+            *("--kubeconfig", str(self.kubeconfig)),
+            *("--listen", f"127.0.0.1:{self.port}"),
+            *("--state-dir", str(self.state_dir)),
+            *self.args,
+        ]
+
+    def environment(self) -> dict[str, str]:
+        return Sluice.environment(self)  # type: ignore[arg-type]
 
 
 def apply(cluster: Cluster, *manifests: Mapping[str, Any]) -> None:

@@ -1,0 +1,269 @@
+"""Views: what a page says of a team, as texts by name. Pure.
+
+A Line is a team's row in the overview, a detail its own page's head; the browser puts each text
+where its name is found, and computes nothing.
+"""
+
+import functools
+import urllib.parse
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+
+from sluice import budget, columns, forecast, usage
+from sluice.columns import DAY, MONTH
+from sluice.dashboard import texts
+from sluice.policy import THROTTLE_PERCENT, Action
+
+Line = dict[str, str]
+
+# Sorts after every number, in whichever direction: what is not known or will not be.
+LAST = "~"
+MONEY_SCALE = 10**6
+MINUTE_S = texts.MINUTE_S
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """What is known of a team at a moment; `per_gib` is what a GiB costs, if anything."""
+
+    row: usage.Row
+    outlook: forecast.Outlook | None
+    per_gib: float | None
+
+    @property
+    def today(self) -> dict[str, dict[str, int]]:
+        """Outcome counters of the open day."""
+        return usage.counts(self.row.usage.today)
+
+    @property
+    def cut(self) -> int:
+        """Bytes of the open day that were sampled out or dropped."""
+        today = self.row.usage.today
+        return today[columns.SAMPLED + 1] + today[columns.DROPPED + 1]
+
+    @property
+    def month_cost(self) -> Fraction | None:
+        """What the open month has cost so far."""
+        return None if self.per_gib is None else texts.cost_of(self.row.month, self.per_gib)
+
+    @property
+    def spent(self) -> tuple[float, int] | None:
+        """When the first of its limits will be spent, and which; None: in no open window."""
+        if self.outlook is None:
+            return None
+        moments = (self.outlook.day, self.outlook.month)
+        known = [(moment, kind) for kind, moment in enumerate(moments) if moment is not None]
+        return min(known, default=None)
+
+
+@functools.lru_cache(maxsize=1024)
+def clock_of(zone: str) -> texts.Clock:
+    """The clock of a zone."""
+    return texts.Clock(zone)
+
+
+def href(namespace: str, name: str) -> str:
+    """The path of a team's page."""
+    return "/teams/" + "/".join(urllib.parse.quote(part, safe="") for part in (namespace, name))
+
+
+def line(team: Team, currency: str = "") -> Line:
+    """A team's row in the overview, and in `sort` the keys of its columns after the first."""
+    row, own, outlook = team.row, team.row.budget, team.outlook
+    spent, cut, cost = team.spent, team.cut, team.month_cost
+    actions = row.window_action(DAY), row.window_action(MONTH)
+    day, month = usage.tenths(row.day, own.daily_limit), _month_tenths(row)
+    keys = (
+        f"{max(actions):d}{texts.order(max(day, month or 0))}",
+        texts.order(day),
+        texts.order(row.day),
+        LAST if month is None else texts.order(month),
+        LAST if outlook is None else texts.order(max(0, int(outlook.rate))),
+        LAST if spent is None else texts.order(int(spent[0])),
+        texts.order(cut),
+        LAST if cost is None else texts.order(round(cost * MONEY_SCALE)),
+    )
+    today = row.usage.today
+    return {
+        "name": own.name,
+        "namespace": own.namespace,
+        "href": href(own.namespace, own.name),
+        "action": max(actions).word,
+        "dry": "dry run" if own.dry_run else "",
+        **_bar("day", row.day, own.daily_limit, actions[DAY]),
+        "used": f"{texts.bytes_text(row.day)} of {texts.bytes_text(own.daily_limit)}",
+        **_bar("month", row.month, own.monthly_limit, actions[MONTH]),
+        "rate": "" if outlook is None else texts.rate(outlook.rate),
+        "trend": "" if outlook is None else outlook.trend,
+        "spent": texts.NONE if spent is None else _spent_briefly(row, *spent),
+        "spentExact": "" if spent is None else _spent_exactly(row, *spent),
+        "cut": texts.bytes_text(cut) if cut else texts.NONE,
+        "cutExact": f"sampled out {texts.exact(today[columns.SAMPLED + 1])},"
+        f" dropped {texts.exact(today[columns.DROPPED + 1])}",
+        "cost": texts.NONE if cost is None else texts.cost(cost, currency),
+        "sort": " ".join(keys),
+    }
+
+
+def _bar(name: str, used: int, limit: int | None, action: Action) -> Line:
+    """A window's bar: its percent, its width, its colour and its bytes."""
+    if limit is None:
+        return {
+            name: texts.bytes_text(used),
+            f"{name}Bar": "",
+            f"{name}Action": action.word,
+            f"{name}Exact": f"{texts.exact(used)}, no limit",
+        }
+    tenths = usage.tenths(used, limit)
+    return {
+        name: texts.percent(tenths),
+        f"{name}Bar": texts.bar(tenths),
+        f"{name}Action": action.word,
+        f"{name}Exact": f"{used:,} of {texts.exact(limit)}",
+    }
+
+
+def _month_tenths(row: usage.Row) -> int | None:
+    limit = row.budget.monthly_limit
+    return None if limit is None else usage.tenths(row.month, limit)
+
+
+def _spent_briefly(row: usage.Row, moment: float, kind: int) -> str:
+    which = " (month)" if kind == MONTH else ""
+    if moment <= row.now:
+        return f"now{which}"
+    when = clock_of(row.budget.time_zone).near(moment, row.now)
+    if moment - row.now >= texts.DAY_S:
+        return f"{when}{which}"
+    return f"{when}, {texts.until(moment - row.now)}{which}"
+
+
+def _spent_exactly(row: usage.Row, moment: float, kind: int) -> str:
+    which = ("the day's", "the month's")[kind]
+    return f"{which} limit: {clock_of(row.budget.time_zone).full(moment)}"
+
+
+def detail(team: Team, currency: str = "") -> Line:
+    """The head of a team's own page."""
+    row, own, clock = team.row, team.row.budget, clock_of(team.row.budget.time_zone)
+    windows, now = row.windows, row.now
+    found = {
+        "action": row.action.word,
+        "means": means(row),
+        "dry": "Dry run: nothing is thinned out or dropped; this is what would be."
+        if own.dry_run
+        else "",
+        **_bar("day", row.day, own.daily_limit, row.window_action(DAY)),
+        "used": f"{texts.bytes_text(row.day)} of {texts.bytes_text(own.daily_limit)}",
+        "dayEnds": f"ends {clock.near(windows.end, now)}, {texts.until(windows.end - now)}",
+        **_bar("month", row.month, own.monthly_limit, row.window_action(MONTH)),
+        "monthUsed": _month_used(row),
+        "monthEnds": f"ends {clock.near(windows.month_end, now)},"
+        f" {texts.until(windows.month_end - now)}",
+        "rate": _rate(team),
+        "dayForecast": _forecast(team, DAY),
+        "monthForecast": _forecast(team, MONTH),
+        "zone": own.time_zone,
+        "enforcement": "dry run" if own.dry_run else "enforced",
+        "sampleRate": f"{_kept(own)} kept above {THROTTLE_PERCENT} %",
+        "namespaces": ", ".join(own.namespaces or (own.namespace,)),
+        "updated": f"{clock.local(now):%H:%M:%S}",
+    }
+    for outcome, count in team.today.items():
+        size, entries = count["bytes"], count["entries"]
+        found[outcome] = texts.bytes_text(size)
+        found[f"{outcome}Exact"] = f"{texts.exact(size)}, {entries:,} entries"
+    if team.per_gib is not None:
+        found |= {
+            "dayCost": texts.cost(texts.cost_of(row.day, team.per_gib), currency),
+            "monthCost": texts.cost(texts.cost_of(row.month, team.per_gib), currency),
+            "perGib": texts.cost(Fraction(repr(team.per_gib)), currency),
+        }
+    return found
+
+
+def means(row: usage.Row) -> str:
+    """What a team's action means for its next entries."""
+    own = row.budget
+    would = "would be" if own.dry_run else "are"
+    windows = [kind for kind in (DAY, MONTH) if row.window_action(kind) == row.action]
+    which = ("day", "month")[windows[-1]]
+    if row.action is Action.DROP:
+        end = (row.windows.end, row.windows.month_end)[windows[-1]]
+        ends = clock_of(own.time_zone).near(end, row.now)
+        return f"The {which}'s limit is spent: entries {would} dropped until {ends}."
+    if row.action is Action.THROTTLE:
+        return (
+            f"More than {THROTTLE_PERCENT} % of the {which}'s limit is used:"
+            f" {_kept(own)} of entries {would} kept."
+        )
+    return "Every entry passes."
+
+
+def _kept(own: budget.Budget) -> str:
+    """The sample rate: "50 %", "0.1 %"."""
+    share = Fraction(repr(own.sample_rate)) * texts.CENTS
+    return f"{float(share):g} %"
+
+
+def _month_used(row: usage.Row) -> str:
+    limit, used = row.budget.monthly_limit, texts.bytes_text(row.month)
+    return f"{used}, no limit" if limit is None else f"{used} of {texts.bytes_text(limit)}"
+
+
+def _rate(team: Team) -> str:
+    if team.outlook is None:
+        return "No rate is known yet."
+    now, usual = texts.rate(team.outlook.rate), texts.rate(team.outlook.usual)
+    return f"{now} in the last minutes, {team.outlook.trend}; {usual} on average in a day."
+
+
+def _forecast(team: Team, kind: int) -> str:
+    """A sentence on when a limit will be spent."""
+    which = ("day", "month")[kind]
+    if kind == MONTH and team.row.budget.monthly_limit is None:
+        return ""
+    if team.outlook is None:
+        return "No forecast yet."
+    moment, now = (team.outlook.day, team.outlook.month)[kind], team.row.now
+    if moment is None:
+        return f"At this pace the budget lasts until the {which} ends."
+    if moment <= now:
+        return f"The {which}'s budget is spent."
+    when = clock_of(team.row.budget.time_zone).near(moment, now)
+    return f"At this pace the {which}'s budget is spent at {when}, {texts.until(moment - now)}."
+
+
+def totals(teams: Iterable[Team], now: float, currency: str = "") -> Line:
+    """The line above the table: all teams together."""
+    count, used, limit, cut = 0, 0, 0, 0
+    actions = dict.fromkeys(Action, 0)
+    money: Fraction | None = None
+    for team in teams:
+        count += 1
+        used += team.row.day
+        limit += team.row.budget.daily_limit
+        cut += team.cut
+        actions[team.row.action] += 1
+        if team.per_gib is not None:
+            money = (money or Fraction()) + (team.month_cost or 0)
+    return {
+        "time": f"{clock_of('UTC').local(now):%H:%M:%S} UTC",
+        "teams": f"{count:,}",
+        **{action.word: f"{number:,}" for action, number in actions.items()},
+        "used": f"{texts.bytes_text(used)} of {texts.bytes_text(limit)}",
+        "usedExact": f"{used:,} of {texts.exact(limit)}",
+        "cut": texts.bytes_text(cut),
+        "cutExact": texts.exact(cut),
+        "cost": "" if money is None else texts.cost(money, currency),
+    }
+
+
+def is_same(before: usage.Row, after: usage.Row) -> bool:
+    """Whether two rows of a team differ in nothing but the moment."""
+    return _facts(before) == _facts(after)
+
+
+def _facts(row: usage.Row) -> tuple[object, ...]:
+    return row.usage, row.budget, row.windows, row.elsewhere, row.room

@@ -1,0 +1,127 @@
+"""`sluice dashboard` on a real API server: what TeamBudgets and Events say, and nothing written."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from cluster.harness import Cluster
+from cluster.processes import Agent, Controller, Dashboard, apply, budget_of, status_of
+from cluster.proxy import Proxy
+from harness import TESTS, Upstream, budget, wait_until
+from shippers import billed, make_streams, promtail
+
+pytestmark = pytest.mark.cluster
+
+
+def push_to(agent: Agent, namespace: str, entries: int, seed: int = 1) -> int:
+    """Push entries of a namespace; returns what Loki would bill."""
+    streams = make_streams(seed, [namespace], streams=1, entries=entries)
+    assert agent.send(promtail(streams)).status == 204
+    return billed(streams)
+
+
+def shown(dashboard: Dashboard, namespace: str) -> dict[str, Any]:
+    """The team of a namespace, {} if there is none."""
+    teams = dashboard.get("/api/teams").json["teams"]
+    return next((team for team in teams if team["namespace"] == namespace), {})
+
+
+def test_a_team_s_usage_decision_and_events_are_shown(
+    cluster: Cluster,
+    namespace: str,
+    node: str,
+    upstream: Upstream,
+    agents: Callable[..., Agent],
+    controllers: Callable[..., Controller],
+    dashboards: Callable[..., Dashboard],
+) -> None:
+    apply(cluster, budget("team", 20_000, namespace=namespace))
+    controllers(cluster)
+    agent = agents(cluster, node, upstream.url)
+    agent.wait_for_budget(namespace, "team")
+    dashboard = dashboards(cluster)
+    for seed in range(20):
+        push_to(agent, namespace, 100, seed)
+    wait_until(lambda: shown(dashboard, namespace).get("action") == "drop", "the team drops")
+    wait_until(
+        lambda: shown(dashboard, namespace)["currentUsage"]
+        == status_of(cluster, namespace, "team")["currentUsage"]
+        > 19_000,
+        "dashboard and status agree",
+    )
+    team = shown(dashboard, namespace)
+    status = status_of(cluster, namespace, "team")
+    assert team["counts"] == status["today"]
+    assert team["lastUpdated"] == status["lastUpdated"]
+    assert "forecast" in team
+    assert "nodeUsage" not in team
+
+    def reasons() -> list[str]:
+        found = dashboard.get(f"/api/events?namespace={namespace}&team=team").json["events"]
+        return [event["reason"] for event in found]
+
+    wait_until(lambda: "Exceeded" in reasons(), "the Event is shown", 30)
+    page = dashboard.get(f"/teams/{namespace}/team")
+    assert page.status == 200
+    assert "--prometheus-url" in dashboard.get(f"/teams/{namespace}/team/panel.json").text
+    top = dashboard.get(f"/api/teams/team/top?namespace={namespace}")
+    assert top.status == 404
+    assert "--prometheus-url" in top.json["error"]
+
+
+def test_a_budget_that_changes_or_goes_does_so_on_the_page(
+    cluster: Cluster, namespace: str, dashboards: Callable[..., Dashboard]
+) -> None:
+    dashboard = dashboards(cluster)
+    apply(cluster, budget("team", 1000, namespace=namespace))
+    wait_until(lambda: shown(dashboard, namespace).get("dailyLimit") == 1000, "the team is there")
+    apply(cluster, budget("team", 2000, namespace=namespace))
+    wait_until(lambda: shown(dashboard, namespace)["dailyLimit"] == 2000, "the limit has changed")
+    cluster.kubectl("delete", "teambudget", "team", "-n", namespace)
+    wait_until(lambda: not shown(dashboard, namespace), "the team is gone")
+
+
+def test_nothing_is_written_to_the_cluster(
+    cluster: Cluster, namespace: str, dashboards: Callable[..., Dashboard]
+) -> None:
+    apply(cluster, budget("team", 1000, namespace=namespace))
+    before = budget_of(cluster, namespace, "team")
+    dashboard = dashboards(cluster)
+    wait_until(lambda: shown(dashboard, namespace), "the team is there")
+    for path in ("/", f"/teams/{namespace}/team", "/api/health", "/api/events", "/metrics"):
+        assert dashboard.get(path).status == 200
+        assert dashboard.request("POST", path, b"{}").status == 405
+    assert budget_of(cluster, namespace, "team") == before
+
+
+def test_what_was_last_seen_is_shown_while_the_api_server_is_away(
+    cluster: Cluster, namespace: str, proxy: Proxy, dashboards: Callable[..., Dashboard]
+) -> None:
+    apply(cluster, budget("team", 1000, namespace=namespace))
+    dashboard = dashboards(cluster, server=proxy.url)
+    wait_until(lambda: shown(dashboard, namespace), "the team is there")
+    proxy.set("refuse")
+    assert shown(dashboard, namespace)["dailyLimit"] == 1000
+    assert dashboard.get("/").status == 200
+    assert dashboard.get("/api/events").status in (200, 503)
+
+
+@pytest.mark.parametrize(
+    ("args", "code"), [(("--listen", "0.0.0.0:0"), 2), (("--listen", "[::]:0"), 2)]
+)
+def test_a_port_that_others_can_reach_needs_a_word_on_who_may_look(
+    cluster: Cluster, args: tuple[str, ...], code: int
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sluice", "dashboard", *args, "--kubeconfig", cluster.kubeconfig()],
+        cwd=TESTS.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code
+    assert "--auth" in done.stderr
+    assert "Traceback" not in done.stderr
