@@ -92,7 +92,7 @@ def check_contents(image: Image) -> None:
     )
     expect((0, f"sluice, version {version}"), image.run("--version"), "sluice --version")
     expect((0, "throttle"), lower(image.run(program=[*python, core])), "the core decides")
-    for command in ("run", "demo", "agent", "controller", "validate"):
+    for command in ("run", "demo", "agent", "controller", "dashboard", "top", "validate"):
         expect(0, image.run(command, "--help")[0], f"sluice {command} --help")
     cluster = "import sluice.agent.daemon, sluice.controller.process"
     expect((0, ""), image.run(program=[*python, cluster]), "what the cluster's processes need")

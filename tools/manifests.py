@@ -1,6 +1,7 @@
 """Renders deploy/k8s from the chart, the one source of both; `--check` only says what differs.
 
-Run by `make manifests`. Files that are not in FILES or BY_HAND have no business in deploy/k8s.
+Run by `make manifests`. Files that are not in FILES or BY_HAND have no business in deploy/k8s. The
+rules of Prometheus stand in the chart too, for helm reads no file outside it, and are copied.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 CHART = ROOT / "deploy" / "helm" / "sluice"
 PLAIN = ROOT / "deploy" / "k8s"
+RULES, COPY = CHART / "files" / "rules.yaml", "prometheus/rules.yaml"
 NAMESPACE = "sluice-system"
 # The version of Kubernetes that the tests run.
 KUBE_VERSION = "1.34.2"
@@ -35,6 +37,10 @@ FILES = {
         "crds/nodelogusage-crd.yaml",
     ],
     "agent-daemonset.yaml": ["templates/agent-daemonset.yaml", "templates/agent-service.yaml"],
+    "dashboard-deployment.yaml": [
+        "templates/dashboard-deployment.yaml",
+        "templates/dashboard-service.yaml",
+    ],
     "pdb.yaml": ["templates/pdb.yaml"],
     "networkpolicy.yaml": ["templates/networkpolicy.yaml"],
     "flowcontrol.yaml": ["templates/flowcontrol.yaml"],
@@ -49,7 +55,7 @@ class Failed(Exception):
 
 
 def rendered(helm: str) -> dict[str, str]:
-    """What each file of deploy/k8s should hold, by its name."""
+    """What each file should hold, by its path in deploy/."""
     command = [helm, "template", "sluice", str(CHART), "--namespace", NAMESPACE]
     command += ["--include-crds", "--kube-version", KUBE_VERSION, "--set", "createNamespace=true"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -64,19 +70,26 @@ def rendered(helm: str) -> dict[str, str]:
         raise Failed(f"in no file of deploy/k8s: {', '.join(sorted(homeless))}; see FILES")
     if absent := wanted - documents.keys():
         raise Failed(f"the chart renders nothing from {', '.join(sorted(absent))}; see FILES")
-    return {
-        name: HEAD + "---\n".join(text for source in made_of for text in documents[source])
+    made = {
+        f"k8s/{name}": HEAD + "---\n".join(text for each in made_of for text in documents[each])
         for name, made_of in FILES.items()
     }
+    return {**made, COPY: HEAD + RULES.read_text()}
 
 
 def differences(wanted: dict[str, str]) -> list[str]:
-    """A line for each file of deploy/k8s that is not as the chart says."""
-    found = {path.name: path.read_text() for path in PLAIN.iterdir()}
+    """A line for each file that is not as the chart says."""
+    paths = [*PLAIN.iterdir(), ROOT / "deploy" / COPY]
+    found = {
+        path.relative_to(ROOT / "deploy").as_posix(): path.read_text()
+        for path in paths
+        if path.exists()
+    }
+    by_hand = {f"k8s/{name}" for name in BY_HAND}
     return [
         *(f"{name}: is missing" for name in wanted.keys() - found.keys()),
-        *(f"{name}: not of the chart" for name in found.keys() - wanted.keys() - BY_HAND),
-        *(f"{name}: is missing" for name in BY_HAND - found.keys()),
+        *(f"{name}: not of the chart" for name in found.keys() - wanted.keys() - by_hand),
+        *(f"{name}: is missing" for name in by_hand - found.keys()),
         *(
             f"{name}: differs"
             for name in wanted.keys() & found.keys()
@@ -103,13 +116,13 @@ def main() -> int:
     if chosen.check:
         lines = differences(wanted)
         for line in sorted(lines):
-            print(f"deploy/k8s/{line}", file=sys.stderr)
+            print(f"deploy/{line}", file=sys.stderr)
         if lines:
             print("the chart is the source: `make manifests` renders them anew", file=sys.stderr)
         return 1 if lines else 0
     for name, text in wanted.items():
-        (PLAIN / name).write_text(text)
-        print(f"deploy/k8s/{name}")
+        (ROOT / "deploy" / name).write_text(text)
+        print(f"deploy/{name}")
     return 0
 
 

@@ -1,5 +1,6 @@
 """Helm as a user runs it, and what the chart renders to."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -41,6 +42,17 @@ def render(*args: str, namespace: str = "sluice-system") -> list[dict[str, Any]]
     """The objects that the chart renders to."""
     text = template(*args, namespace=namespace).stdout
     return [each for each in yaml.safe_load_all(text) if each is not None]
+
+
+def setting(path: str, value: Any) -> str:
+    """The argument of helm that sets a value."""
+    return f"--set-json={path}={json.dumps(value)}"
+
+
+def to_namespace(name: str) -> dict[str, Any]:
+    """The rule of a network policy that lets out to a namespace."""
+    labels = {"kubernetes.io/metadata.name": name}
+    return {"to": [{"namespaceSelector": {"matchLabels": labels}}]}
 
 
 def pick(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:

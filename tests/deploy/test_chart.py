@@ -1,6 +1,5 @@
 """The chart: what its values do, what it refuses, and that deploy/k8s is what it renders."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from chart import CHART, ROOT, container, helm, pick, render, template
+from chart import CHART, ROOT, container, helm, pick, render, setting, template, to_namespace
 from servers import build
 
 pytestmark = pytest.mark.helm
@@ -38,7 +37,7 @@ OTHERS: dict[str, Any] = {
     "listenHost": "[::]",
     **{
         f"{process}.{name}": value
-        for process in ("agent", "controller")
+        for process in ("agent", "controller", "dashboard")
         for name, value in {
             "resources.requests.cpu": "1",
             "resources.requests.memory": "1Gi",
@@ -55,22 +54,54 @@ OTHERS: dict[str, Any] = {
     "agent.stateSizeLimit": "1Gi",
     "agent.maxUnavailable": 1,
     "controller.replicas": 1,
+    "controller.notifySecret.name": "other",
+    "controller.notifySecret.key": "other",
+    "controller.notifyOn": "drop,recovery",
+    "controller.dashboardUrl": "https://sluice.example.com",
+    "dashboard.enabled": False,
+    "dashboard.auth": "header:X-Forwarded-User",
+    "dashboard.authSecret.name": "other",
+    "dashboard.authSecret.key": "other",
+    "dashboard.prometheusUrl": "http://prometheus.monitoring.svc:9090",
+    "dashboard.costPerGiB": 0,
+    "dashboard.currency": "EUR",
+    "dashboard.resources.requests.ephemeral-storage": "1Gi",
+    "dashboard.stateSizeLimit": "1Gi",
     "priorityClass.create": False,
     "priorityClass.name": "other",
     "priorityClass.value": 1000,
     "networkPolicy.enabled": False,
     "networkPolicy.shippers": [{"namespaceSelector": {}}],
+    "networkPolicy.dashboard": [{"namespaceSelector": {}}],
     "networkPolicy.monitoring": [],
     "networkPolicy.dns": [{"namespaceSelector": {}}],
     "networkPolicy.apiServer": [{"ipBlock": {"cidr": "10.0.0.1/32"}}],
     "networkPolicy.apiServerPorts": [8443],
     "networkPolicy.upstream": [{"ipBlock": {"cidr": "10.0.0.2/32"}}],
+    "networkPolicy.prometheus": [{"ipBlock": {"cidr": "10.0.0.3/32"}}],
+    "networkPolicy.notify": [{"ipBlock": {"cidr": "10.0.0.4/32"}}],
+    **{
+        f"monitoring.{kind}.{name}": value
+        for kind in ("podMonitor", "serviceMonitor", "rules")
+        for name, value in {"enabled": False, "interval": "10s", "labels": {"release": "x"}}.items()
+        if (kind, name) != ("rules", "interval")
+    },
     "flowControl.enabled": False,
     "flowControl.concurrencyShares": 20,
     "createNamespace": True,
 }
-# Keys mean nothing without a name. As JSON, for helm takes --set after that, wherever it stands.
-NAMED = ('--set-json=upstream.headersSecret.name="a"', '--set-json=upstream.caConfigMap.name="a"')
+# Keys mean nothing without a name, nor peers without a URL, nor labels of what is not there. As
+# JSON, for helm takes --set after that, wherever it stands.
+NAMED = (
+    '--set-json=upstream.headersSecret.name="a"',
+    '--set-json=upstream.caConfigMap.name="a"',
+    '--set-json=controller.notifySecret.name="a"',
+    '--set-json=dashboard.authSecret.name="a"',
+    '--set-json=dashboard.prometheusUrl="http://a"',
+    "--set-json=monitoring.podMonitor.enabled=true",
+    "--set-json=monitoring.serviceMonitor.enabled=true",
+    "--set-json=monitoring.rules.enabled=true",
+)
 
 
 def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -79,10 +110,6 @@ def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield from leaves(value, f"{prefix}{name}.")
         else:
             yield prefix + name
-
-
-def setting(path: str, value: Any) -> str:
-    return f"--set-json={path}={json.dumps(value)}"
 
 
 def test_helm_lint_has_nothing_to_say() -> None:
@@ -131,6 +158,16 @@ def test_every_value_has_an_effect() -> None:
         ("agent.extraEnv", [{"nam": "A"}], "extraEnv"),
         ("image.digest", "sha256:0", "digest"),
         ("controller.replicas", -1, "replicas"),
+        ("controller.notifyOn", "drops", "notifyOn"),
+        ("controller.dashboardUrl", "sluice.example.com", "dashboardUrl"),
+        ("dashboard.auth", "", "auth"),
+        ("dashboard.auth", "bearer", "auth"),
+        ("dashboard.costPerGiB", -1, "costPerGiB"),
+        ("dashboard.prometheusUrl", "http://user:secret@prometheus", "prometheusUrl"),
+        ("dashboard.replicas", 2, "replicas"),
+        ("networkPolicy.dashboard", [{"namespaces": ["a"]}], "namespaces"),
+        ("monitoring.podMonitor.interval", "30", "interval"),
+        ("monitoring.prometheusRule.enabled", True, "prometheusRule"),
     ],
 )
 def test_a_misspelt_or_impossible_value_is_refused_by_name(
@@ -167,7 +204,11 @@ def test_headers_and_certificates_of_upstream_come_from_objects_that_others_keep
 def test_a_digest_wins_over_the_tag() -> None:
     digest = f"sha256:{'1' * 64}"
     objects = render("--set", f"image.repository=r.example/s,image.tag=v1,image.digest={digest}")
-    for kind, name in (("DaemonSet", "tco-agent"), ("Deployment", "tco-controller")):
+    for kind, name in (
+        ("DaemonSet", "tco-agent"),
+        ("Deployment", "tco-controller"),
+        ("Deployment", "tco-dashboard"),
+    ):
         assert container(pick(objects, kind, name))["image"] == f"r.example/s@{digest}"
 
 
@@ -197,11 +238,6 @@ def upstream_rules(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
     agents = pick(objects, "NetworkPolicy", "tco-agent")["spec"]["egress"]
     assert agents[-len(both) :] == both
     return list(agents[: -len(both)])
-
-
-def to_namespace(name: str) -> dict[str, Any]:
-    labels = {"kubernetes.io/metadata.name": name}
-    return {"to": [{"namespaceSelector": {"matchLabels": labels}}]}
 
 
 @pytest.mark.parametrize(
@@ -284,6 +320,8 @@ def replace(path: str, old: str, new: str) -> Callable[[Path], None]:
          "controller-deployment.yaml: differs"),
         (lambda root: (root / "deploy/k8s/pdb.yaml").unlink(), "pdb.yaml: is missing"),
         (append("deploy/k8s/more.yaml", "kind: Pod\n"), "more.yaml: not of the chart"),
+        (append("deploy/helm/sluice/files/rules.yaml", "# more\n"), "rules.yaml: differs"),
+        (append("deploy/prometheus/rules.yaml", "# more\n"), "rules.yaml: differs"),
         (append("deploy/helm/sluice/templates/more.yaml", "kind: Pod\n"), "templates/more.yaml"),
         (lambda root: (root / "deploy/helm/sluice/templates/pdb.yaml").unlink(),
          "nothing from templates/pdb.yaml"),

@@ -123,6 +123,7 @@ def test_the_chart_installs_upgrades_and_leaves_the_budgets_behind(
     where = [f"--kubeconfig={fresh_cluster.kubeconfig()}"]
     notes = helm("install", *asked, *where, home=tmp_path).stdout
     assert "http://tco-agent.logging.svc:8080/loki/api/v1/push" in notes
+    assert "kubectl -n logging port-forward service/tco-dashboard 3000" in notes
     fresh_cluster.kubectl("apply", "-f", str(PLAIN / "example-teambudget.yaml"))
     helm("upgrade", *asked[:3], *where, "--set=controller.replicas=3", home=tmp_path)
     replicas = ("get", "deployment", "tco-controller", "-n", "logging")
@@ -153,9 +154,16 @@ def restricted(cluster: Cluster) -> str:
     return cluster.namespace("restricted", labels)
 
 
-WORKLOADS = (("DaemonSet", "tco-agent"), ("Deployment", "tco-controller"))
+WORKLOADS = (
+    ("DaemonSet", "tco-agent"),
+    ("Deployment", "tco-controller"),
+    ("Deployment", "tco-dashboard"),
+)
 # With everything that can add to a pod.
-FULL = ("--set=upstream.headersSecret.name=a", "--set=upstream.caConfigMap.name=a")
+FULL = (
+    "--set=upstream.headersSecret.name=a,upstream.caConfigMap.name=a",
+    "--set=controller.notifySecret.name=a,dashboard.authSecret.name=a",
+)
 
 
 def create(cluster: Cluster, manifest: dict[str, Any]) -> Any:

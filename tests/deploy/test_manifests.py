@@ -14,7 +14,8 @@ from sluice.__main__ import main
 OBJECTS = plain_objects()
 AGENT = pick(OBJECTS, "DaemonSet", "tco-agent")
 CONTROLLER = pick(OBJECTS, "Deployment", "tco-controller")
-WORKLOADS = {"agent": AGENT, "controller": CONTROLLER}
+DASHBOARD = pick(OBJECTS, "Deployment", "tco-dashboard")
+WORKLOADS = {"agent": AGENT, "controller": CONTROLLER, "dashboard": DASHBOARD}
 
 each_workload = pytest.mark.parametrize("name", WORKLOADS)
 
@@ -76,8 +77,11 @@ def test_probes_ask_the_port_that_the_process_listens_on(name: str) -> None:
 @each_workload
 def test_services_policies_and_budgets_find_the_pods_they_are_meant_for(name: str) -> None:
     labels = WORKLOADS[name]["spec"]["template"]["metadata"]["labels"]
-    other = ({*WORKLOADS} - {name}).pop()
-    others = WORKLOADS[other]["spec"]["template"]["metadata"]["labels"]
+    others = [
+        workload["spec"]["template"]["metadata"]["labels"]
+        for other, workload in WORKLOADS.items()
+        if other != name
+    ]
 
     def finds(selector: dict[str, str], wanted: dict[str, str]) -> bool:
         return selector.items() <= wanted.items()
@@ -89,7 +93,9 @@ def test_services_policies_and_budgets_find_the_pods_they_are_meant_for(name: st
     if name == "controller":
         disruption = pick(OBJECTS, "PodDisruptionBudget", "tco-controller")
         own.append(disruption["spec"]["selector"]["matchLabels"])
-    assert all(finds(selector, labels) and not finds(selector, others) for selector in own)
+    for selector in own:
+        assert finds(selector, labels)
+        assert not any(finds(selector, other) for other in others)
     deny = pick(OBJECTS, "NetworkPolicy", "sluice-default-deny")
     assert finds(deny["spec"]["podSelector"]["matchLabels"], labels)
 
@@ -130,7 +136,26 @@ def test_pods_write_nowhere_but_into_their_state_and_see_no_host(name: str) -> N
         65532,
     ) * 2
     kinds = [key for each in pod.get("volumes", []) for key in each if key != "name"]
-    assert kinds == (["emptyDir"] if name == "agent" else [])
+    assert kinds == ([] if name == "controller" else ["emptyDir"])
+
+
+def test_the_dashboard_is_one_pod_behind_a_service_and_says_who_may_look() -> None:
+    assert DASHBOARD["spec"]["replicas"] == 1
+    service = pick(OBJECTS, "Service", "tco-dashboard")["spec"]
+    assert [port["port"] for port in service["ports"]] == [3000]
+    env = {each["name"]: each.get("value") for each in container(DASHBOARD)["env"]}
+    # Without it the process would not start: it listens beyond loopback.
+    assert env["SLUICE_AUTH"] == "none"
+    (state,) = DASHBOARD["spec"]["template"]["spec"]["volumes"]
+    (mount,) = container(DASHBOARD)["volumeMounts"]
+    assert mount == {"name": state["name"], "mountPath": env["SLUICE_STATE_DIR"]}
+    assert "sizeLimit" in state["emptyDir"]
+
+
+def test_the_dashboard_may_only_read_and_no_secret() -> None:
+    rules = pick(OBJECTS, "ClusterRole", "sluice-dashboard")["rules"]
+    assert {verb for rule in rules for verb in rule["verbs"]} == {"get", "list", "watch"}
+    assert {kind for rule in rules for kind in rule["resources"]} == {"teambudgets", "events"}
 
 
 def test_agents_replace_each_other_and_never_overlap() -> None:
@@ -152,7 +177,7 @@ def test_the_state_volume_has_room_for_the_largest_ledger_there_can_be() -> None
     assert mount == {"name": state["name"], "mountPath": env["SLUICE_STATE_DIR"]}
 
 
-def test_both_run_the_image_that_the_documented_command_builds() -> None:
+def test_all_run_the_image_that_the_documented_command_builds() -> None:
     built = re.search(
         r"docker build .* -t (\S+) \.", (ROOT / "deploy/docker/Dockerfile").read_text()
     )

@@ -64,6 +64,11 @@ affinity:
 {{- end }}
 {{- end }}
 
+{{/* Where a component listens. */}}
+{{- define "sluice.port" -}}
+{{ ternary "3000" "8080" (eq . "dashboard") }}
+{{- end }}
+
 {{/* What every container has. Takes a list: root, component, the component's values. */}}
 {{- define "sluice.container" -}}
 {{- $root := index . 0 -}}
@@ -71,7 +76,7 @@ image: {{ include "sluice.image" $root }}
 imagePullPolicy: {{ $root.Values.image.pullPolicy }}
 args: [{{ index . 1 }}]
 ports:
-  - {name: http, containerPort: 8080}
+  - {name: http, containerPort: {{ include "sluice.port" (index . 1) }}}
 resources:
   {{- toYaml (index . 2).resources | nindent 2 }}
 securityContext:
@@ -94,13 +99,19 @@ readinessProbe:
   timeoutSeconds: 3
 {{- end }}
 
-{{/* The settings that both processes have. */}}
+{{/* The settings that every process has. Takes a list: root, component. */}}
 {{- define "sluice.env" -}}
+{{- with (index . 0).Values -}}
+- {name: SLUICE_LISTEN, value: "{{ .listenHost }}:{{ include "sluice.port" (index $ 1) }}"}
+- {name: SLUICE_LOG_FORMAT, value: {{ .logFormat }}}
+- {name: SLUICE_LOG_LEVEL, value: {{ .logLevel }}}
+{{- end }}
+{{- end }}
+
+{{/* The settings by which agents and controller go alike. */}}
+{{- define "sluice.paceEnv" -}}
 - name: SLUICE_SYSTEM_NAMESPACE
   valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
-- {name: SLUICE_LISTEN, value: "{{ .Values.listenHost }}:8080"}
-- {name: SLUICE_LOG_FORMAT, value: {{ .Values.logFormat }}}
-- {name: SLUICE_LOG_LEVEL, value: {{ .Values.logLevel }}}
 - {name: SLUICE_REPORT_CEILING, value: {{ .Values.reportCeilingSeconds | quote }}}
 - {name: SLUICE_HEARTBEAT, value: {{ .Values.heartbeatSeconds | quote }}}
 {{- with .Values.namespaceLabels }}
@@ -109,24 +120,25 @@ readinessProbe:
 {{- end }}
 
 {{/*
-The egress rules that let pushes through to upstream. A host of one name is a service of this
-namespace, NAME.NAMESPACE.svc one of another; of two names it may be a service or a site: both.
+The egress rules that let a process reach a URL. A host of one name is a service of this namespace,
+NAME.NAMESPACE.svc one of another; of two names it may be a service or a site: both. Takes a list:
+root, URL, peers that replace what follows from the URL.
 */}}
-{{- define "sluice.toUpstream" -}}
-{{- $url := urlParse .Values.upstream.url -}}
+{{- define "sluice.toUrl" -}}
+{{- $url := urlParse (index . 1) -}}
 {{- $host := regexReplaceAll ":[0-9]+$" $url.host "" -}}
 {{- $port := trimPrefix ":" (regexFind ":[0-9]+$" $url.host) | default (ternary "443" "80" (eq $url.scheme "https")) -}}
 {{- $names := splitList "." $host -}}
 {{- $isService := and (ge (len $names) 3) (eq (index (append (append $names "") "") 2) "svc") -}}
 {{- $isShort := and (le (len $names) 2) (not (contains ":" $host)) -}}
-{{- if .Values.networkPolicy.upstream -}}
+{{- if index . 2 -}}
 - to:
-    {{- toYaml .Values.networkPolicy.upstream | nindent 4 }}
+    {{- toYaml (index . 2) | nindent 4 }}
 {{- else -}}
 {{- if or $isService $isShort -}}
 - to:
     - namespaceSelector:
-        matchLabels: {kubernetes.io/metadata.name: {{ index (append $names .Release.Namespace) 1 }}}
+        matchLabels: {kubernetes.io/metadata.name: {{ index (append $names (index . 0).Release.Namespace) 1 }}}
 {{ end -}}
 {{- if not (or $isService (and $isShort (eq (len $names) 1))) -}}
 - ports:
@@ -135,7 +147,7 @@ namespace, NAME.NAMESPACE.svc one of another; of two names it may be a service o
 {{- end -}}
 {{- end }}
 
-{{/* Egress that both processes need. */}}
+{{/* Egress that every process needs. */}}
 {{- define "sluice.toCluster" -}}
 - to:
     {{- toYaml .Values.networkPolicy.dns | nindent 4 }}
