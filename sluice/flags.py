@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from sluice import auth, budget, errors, table
-from sluice.notify import sinks
+from sluice.notify import url
 from sluice.settings import Address
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -101,7 +101,7 @@ class SinkType(click.ParamType[str]):
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
         """Click's hook."""
         try:
-            sinks.check(value)
+            url.check(value)
         except errors.BadRequest as error:
             self.fail(error.message, param, ctx)
         return str(value)

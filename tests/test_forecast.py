@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice import Budget, forecast, ledger, usage, window
+from sluice import Budget, forecast, ledger, rates, usage, window
 
 MIDNIGHT = 1_795_996_800.0  # 2026-11-30T00:00:00Z, the last day of a month
 NOON = MIDNIGHT + 12 * 3600
@@ -230,19 +230,19 @@ def test_usage_never_falls_and_never_passes_the_limit(limit, used, kept, more):
 
 
 @given(
-    rates=st.lists(st.integers(0, 10**12), min_size=1, max_size=30),
+    sizes=st.lists(st.integers(0, 10**12), min_size=1, max_size=30),
     steps=st.lists(st.floats(-7200, 100_000), min_size=30, max_size=30),
 )
-def test_what_is_expected_never_falls(rates, steps):
+def test_what_is_expected_never_falls(sizes, steps):
     """Whatever was seen when, expected bytes grow with time and are finite."""
-    learned = forecast.Rates(MIDNIGHT)
+    learned = rates.Rates(MIDNIGHT)
     now = MIDNIGHT
-    for size, step in zip(rates, steps, strict=False):
+    for size, step in zip(sizes, steps, strict=False):
         now += step
         learned.learn(now, size)
-    path = list(forecast.expected(learned, now, now + DAY))
-    sizes = [size for _, size in path]
-    assert sizes == sorted(sizes)
-    assert all(math.isfinite(size) for size in sizes)
+    path = list(rates.expected(learned, now, now + DAY))
+    totals = [size for _, size in path]
+    assert totals == sorted(totals)
+    assert all(math.isfinite(size) for size in totals)
     assert [at for at, _ in path] == sorted({at for at, _ in path})
     assert path[-1][0] == now + DAY

@@ -17,7 +17,7 @@ from sluice.notify import message
 from sluice.notify.change import DROP, FORECAST, THROTTLE, Change
 from sluice.notify.rules import Condition, Conditions
 from sluice.notify.sink import Done, SinkFailed
-from sluice.notify.sinks import Endpoint
+from sluice.notify.url import Endpoint
 from sluice.policy import Action
 
 KEEP_ALIVE_S = 60.0

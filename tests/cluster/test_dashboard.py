@@ -46,9 +46,11 @@ def test_a_team_s_usage_decision_and_events_are_shown(
         push_to(agent, namespace, 100, seed)
     wait_until(lambda: shown(dashboard, namespace).get("action") == "drop", "the team drops")
     wait_until(
-        lambda: shown(dashboard, namespace)["currentUsage"]
-        == status_of(cluster, namespace, "team")["currentUsage"]
-        > 19_000,
+        lambda: (
+            shown(dashboard, namespace)["currentUsage"]
+            == status_of(cluster, namespace, "team")["currentUsage"]
+            > 19_000
+        ),
         "dashboard and status agree",
     )
     team = shown(dashboard, namespace)

@@ -17,7 +17,8 @@ from sluice.notify.alertmanager import Alertmanager
 from sluice.notify.change import NOTHING, Change, Said, difference
 from sluice.notify.chat import Chat, label_of
 from sluice.notify.sink import SinkFailed
-from sluice.notify.sinks import SINKS_MAX, Endpoint, alertmanager, check, id_of, open_all
+from sluice.notify.sinks import SINKS_MAX, open_all
+from sluice.notify.url import Endpoint, alertmanager, check, id_of
 from sluice.policy import Action
 
 SLACK = "slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/#general"
@@ -253,8 +254,8 @@ def test_notify_test_of_no_url_is_exit_code_2(url: str) -> None:
 
 def test_apprise_is_loaded_only_when_a_sink_needs_it() -> None:
     code = (
-        "import sys; from sluice.notify import notifier, sinks\n"
-        "sinks.check('slack://x'); sinks.open_all(['alertmanager://localhost'])\n"
+        "import sys; from sluice.notify import notifier, sinks, url\n"
+        "url.check('slack://x'); sinks.open_all(['alertmanager://localhost'])\n"
         "assert 'apprise' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=TESTS.parent, check=True)

@@ -10,7 +10,7 @@ from harness import running, wait_until
 from monitoring.harness import Alertmanager as RealAlertmanager
 from notify.fakes import BAND, FAST, FREE, SPENT, Listener, World, condition, listening, outlook
 
-from sluice.notify import alertmanager, sinks
+from sluice.notify import alertmanager, url
 from sluice.notify.alertmanager import ALERTS_MAX, Alertmanager, Identity
 from sluice.notify.notifier import Notifier
 from sluice.notify.rules import Judge
@@ -40,7 +40,7 @@ def real(tmp_path: Path, webhook: Listener) -> Iterator[RealAlertmanager]:
 
 
 def keeper(port: int, **times: float) -> Alertmanager:
-    endpoint = sinks.alertmanager(f"alertmanager://127.0.0.1:{port}")
+    endpoint = url.alertmanager(f"alertmanager://127.0.0.1:{port}")
     assert endpoint is not None
     return Alertmanager(endpoint, "alertmanager-00000000", DASHBOARD, **times)
 
