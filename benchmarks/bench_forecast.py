@@ -97,11 +97,14 @@ def asked(case: Case) -> Iterator[tuple[int, dict[str, float]]]:
             assert found is not None
             end = first + days.DAY_MINUTES
             sluice = end if found.day is None else (found.day - START) / MINUTE_S
-            yield case.spent - minute, {
-                "sluice": sluice - first,
-                "mean since midnight": minute + 1 + left / (offered / (minute + 1)),
-                "last 15 minutes": minute + 1 + left / max(recent, 1e-9),
-            }
+            yield (
+                case.spent - minute,
+                {
+                    "sluice": sluice - first,
+                    "mean since midnight": minute + 1 + left / (offered / (minute + 1)),
+                    "last 15 minutes": minute + 1 + left / max(recent, 1e-9),
+                },
+            )
 
 
 @pytest.mark.parametrize("learned", LEARNED)
