@@ -219,7 +219,8 @@ def offered_today(row: usage.Row) -> int:
 def begun(row: usage.Row) -> Rates:
     """What is known of a team that is seen for the first time: the mean of its day so far."""
     rates = Rates(row.now)
-    if row.now - row.windows.start > GAP_S:
+    # Nothing so far is rather a Sluice that has just begun than a team that is silent.
+    if row.now - row.windows.start > GAP_S and offered_today(row):
         rates.at = row.windows.start
         rates.learn(row.now, offered_today(row))
     return rates

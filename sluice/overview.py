@@ -15,8 +15,7 @@ import rich.table
 from rich.cells import cell_len
 from rich.text import Text
 
-from sluice import usage
-from sluice.dashboard import texts
+from sluice import texts, usage
 
 COLOURS = {"allow": "green", "throttle": "yellow", "drop": "red"}
 TRENDS = {"rising": "↑", "steady": "→", "falling": "↓", "": ""}

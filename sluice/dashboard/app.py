@@ -112,8 +112,8 @@ def pages(origin: source.Source, shown: board.Board) -> flask.Blueprint:
 
     @routes.get("/teams/<namespace>/<name>/panel.json")
     def team_panel(namespace: str, name: str) -> flask.Response:
-        span = flask.request.args.get("span", panel.DAY)
-        if span not in panel.SPANS:
+        span = flask.request.args.get("span", "")
+        if span and span not in panel.SPANS:
             raise errors.BadRequest(f"span: {span[:64]!r} is not one of {', '.join(panel.SPANS)}")
         _, team = team_of(namespace, name)
         return flask.jsonify(panel.panel(origin, team, span))

@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sluice import errors, policy, source, usage
-from sluice.dashboard import texts, views
+from sluice import errors, policy, source, texts, usage
+from sluice.dashboard import views
 from sluice.records import Event, Place, Point
 
 DAY, HOUR = "day", "hour"
@@ -34,18 +34,15 @@ def panel(origin: source.Source, team: views.Team, span: str) -> dict[str, objec
     """Everything below the head of a team's page; a part that cannot be had says why.
 
     Args:
-        span: DAY, the whole open day, or HOUR, what of it lies in the last hour.
+        span: DAY, the whole open day, or HOUR, what of it lies in the last hour; "": DAY, if more
+            of it is known.
     """
-    key, now = team.row.budget.key, team.row.now
-    day_starts = math.floor(team.row.windows.start)
-    start = day_starts if span == DAY else max(day_starts, math.floor(now) - HOUR_S)
-    is_short = now - start < FINE_HOURS * HOUR_S
-    step_s = FINE_STEP_S if is_short else STEP_S
-    found: dict[str, object] = {"span": span}
+    key, day_starts = team.row.budget.key, math.floor(team.row.windows.start)
+    found: dict[str, object] = {"span": span or DAY}
 
     def plots() -> dict[str, object]:
-        points = origin.past().history(key, start, math.ceil(now), step_s)
-        axis = _axis(team, span, start)
+        found["span"], start, step_s, points = _points(origin, team, span)
+        axis = _axis(team, str(found["span"]), start)
         return {"usage": _usage(team, points, axis), "outcomes": _outcomes(team, points, step_s)}
 
     def lists() -> dict[str, object]:
@@ -65,6 +62,21 @@ def panel(origin: source.Source, team: views.Team, span: str) -> dict[str, objec
         except errors.SluiceError as error:
             found[name] = {"missing": error.message}
     return found
+
+
+def _points(
+    origin: source.Source, team: views.Team, span: str
+) -> tuple[str, int, int, Sequence[Point]]:
+    """What is shown of the past: the span, its start, seconds of a step, and its points."""
+    key, now, history = team.row.budget.key, team.row.now, origin.past().history
+    day_starts = math.floor(team.row.windows.start)
+    recent = max(day_starts, math.floor(now) - HOUR_S)
+    if span != HOUR:
+        step_s = FINE_STEP_S if now - day_starts < FINE_HOURS * HOUR_S else STEP_S
+        points = history(key, day_starts, math.ceil(now), step_s)
+        if span == DAY or any(point.at <= recent for point in points):
+            return DAY, day_starts, step_s, points
+    return HOUR, recent, FINE_STEP_S, history(key, recent, math.ceil(now), FINE_STEP_S)
 
 
 def _position(moment: float) -> str:

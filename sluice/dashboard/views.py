@@ -10,9 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from sluice import budget, columns, forecast, usage
+from sluice import budget, columns, forecast, texts, usage
 from sluice.columns import DAY, MONTH
-from sluice.dashboard import texts
 from sluice.policy import THROTTLE_PERCENT, Action
 
 Line = dict[str, str]

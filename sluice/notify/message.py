@@ -9,14 +9,12 @@ import re
 import urllib.parse
 from collections.abc import Callable, Sequence
 
-from sluice import records, usage, window
+from sluice import records, texts, usage, window
 from sluice.columns import DAY, MONTH
 from sluice.notify.change import DROP, FORECAST, RECOVERY, THROTTLE, Change
 from sluice.notify.rules import Condition
 from sluice.policy import Action
 
-UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")
-THOUSAND, FIGURES, TEN = 1000, 3, 10
 # What names of Kubernetes are made of.
 FOREIGN = re.compile(r"[^A-Za-z0-9./-]")
 NAME_MAX = 130
@@ -37,16 +35,6 @@ def plain(name: str) -> str:
     return shown if len(shown) <= NAME_MAX else f"{shown[: NAME_MAX - 1]}…"
 
 
-def amount(size: int) -> str:
-    """A size in three figures, rounded down: "812 kB"."""
-    power = min((len(str(size)) - 1) // FIGURES, len(UNITS) - 1)
-    if power == 0:
-        return f"{size} B"
-    places = max(0, FIGURES * (power + 1) - len(str(size)))
-    whole, rest = divmod(size * TEN**places // THOUSAND**power, TEN**places)
-    return f"{whole:,}{f'.{rest:0{places}}' if places else ''} {UNITS[power]}"
-
-
 def kind_of(change: Change) -> int:
     """The window that a change is about: DAY or MONTH."""
     return DAY if change.window.startswith("d/") else MONTH
@@ -62,8 +50,7 @@ def figures(row: usage.Row, kind: int) -> tuple[int, int]:
 
 def percent(row: usage.Row, kind: int) -> str:
     """Usage of a window: "81.2 %", rounded down."""
-    whole, rest = divmod(usage.tenths(*figures(row, kind)), TEN)
-    return f"{whole}.{rest} %"
+    return texts.percent(usage.tenths(*figures(row, kind)))
 
 
 def moment(row: usage.Row, at: float) -> str:
@@ -96,7 +83,7 @@ def details(change: Change) -> str:
     used, limit = figures(row, kind)
     end = row.windows.end if kind == DAY else row.windows.month_end
     lines = [
-        f"Used in the {WINDOWS[kind]} so far: {amount(used)} of {amount(limit)}"
+        f"Used in the {WINDOWS[kind]} so far: {texts.bytes_text(used)} of {texts.bytes_text(limit)}"
         f" ({percent(row, kind)}; {used:,} of {limit:,} bytes).",
         f"{fate(change.condition)} The {WINDOWS[kind]} ends at {moment(row, end)}.",
     ]
@@ -169,7 +156,7 @@ def share(change: Change) -> str:
     """A change's usage in a few words."""
     kind = kind_of(change)
     _, limit = figures(change.condition.row, kind)
-    return f"{percent(change.condition.row, kind)} of {amount(limit)}"
+    return f"{percent(change.condition.row, kind)} of {texts.bytes_text(limit)}"
 
 
 def more(count: int) -> str:

@@ -5,34 +5,21 @@ such as that of `sluice demo`.
 """
 
 import contextlib
-import dataclasses
 import threading
 import time
-import urllib.parse
 from collections.abc import Iterator
-from typing import Any
 
 import playwright.sync_api as playwright
 import pytest
-from axe_playwright_python.sync_playwright import Axe
+from dashboard.browsing import drawn, names, serious_faults
 from dashboard.harness import Memory, Teams, a_day, origin_of, row, serving, site
 from harness import budget, free_port
-from monitoring.harness import program
 
 from sluice import Budget, Gate, forecast, settings, source, usage
 from sluice.records import Event, Place
 
 pytestmark = pytest.mark.chromium
 
-ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 FEED_S = 0.2
 LIMIT = 1_000_000
 BUDGETS = [
@@ -86,68 +73,8 @@ def base_url() -> Iterator[str]:
             yield url
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[playwright.Browser]:
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=program("chromium"), args=list(ARGUMENTS))
-        yield started
-        started.close()
-
-
-@dataclasses.dataclass
-class Watched:
-    """A page, and all that it must not do."""
-
-    page: playwright.Page
-    forgives: str = ""
-    complaints: list[str] = dataclasses.field(default_factory=list)
-    hosts: set[str] = dataclasses.field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        self.page.on("console", self.heard)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda one: self.hosts.add(urllib.parse.urlsplit(one.url).netloc))
-
-    def heard(self, message: playwright.ConsoleMessage) -> None:
-        is_forgiven = self.forgives and self.forgives in message.text
-        if message.type in ("error", "warning", "trace") and not is_forgiven:
-            self.complaints.append(f"{message.type}: {message.text}")
-
-
-@pytest.fixture
-def look(browser: playwright.Browser) -> Iterator[Any]:
-    """Open a page: `look(url, ...)`; at the end nothing was complained of or asked elsewhere."""
-    opened = []
-
-    def go(url: str, forgives: str = "", **more: Any) -> playwright.Page:
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **more})
-        watched = Watched(context.new_page(), forgives)
-        opened.append((context, watched, urllib.parse.urlsplit(url).netloc))
-        watched.page.set_default_timeout(20_000)
-        watched.page.goto(url)
-        watched.page.wait_for_selector('#state[data-state="live"]')
-        return watched.page
-
-    yield go
-    for context, watched, host in opened:
-        context.close()
-        assert watched.complaints == []
-        assert watched.hosts == {host}
-
-
-def names(page: playwright.Page) -> list[str]:
-    """Teams in the order in which they are seen."""
-    return page.locator("#teams tbody tr:visible th a").all_inner_texts()
-
-
 def first_team(base_url: str, page: playwright.Page) -> str:
     return base_url + (page.locator("#teams tbody a").first.get_attribute("href") or "")
-
-
-def drawn(page: playwright.Page) -> None:
-    """Wait until both plots are there."""
-    page.wait_for_selector("#usage .scatterlayer .trace path.js-line")
-    page.wait_for_selector("#outcomes .barlayer, #outcomes .plot")
 
 
 def test_the_overview_shows_every_team_with_its_action(base_url, look):
@@ -302,9 +229,7 @@ def test_axe_finds_no_serious_fault(base_url, look, path, scheme):
     page = look(base_url + path, color_scheme=scheme)
     if path != "/":
         drawn(page)
-    found = Axe().run(page).response["violations"]
-    serious = [one for one in found if one["impact"] in ("serious", "critical")]
-    assert [(one["id"], [node["html"] for node in one["nodes"]][:3]) for one in serious] == []
+    assert serious_faults(page) == []
 
 
 def test_a_lost_connection_is_said_and_comes_back_with_everything(look):

@@ -9,8 +9,8 @@ from dashboard.harness import Memory, Teams, a_day, origin_of, row
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sluice import errors
-from sluice.dashboard import panel, texts, views
+from sluice import errors, texts
+from sluice.dashboard import panel, views
 from sluice.records import Event, Place
 
 NOW = datetime(2026, 11, 23, 14, 10, tzinfo=UTC).timestamp()

@@ -121,22 +121,6 @@ def test_a_hostile_name_stays_in_its_line_and_its_link() -> None:
     assert said.splitlines()[-1].startswith(f"{URL}/teams/default/x%0A%3C%21channel%3E")
 
 
-@pytest.mark.parametrize(
-    ("size", "shown"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1.00 kB"),
-        (999_999, "999 kB"),
-        (12_345_678, "12.3 MB"),
-        (2**63 - 1, "9.22 EB"),
-        (10**30, "1,000,000 YB"),
-    ],
-)
-def test_a_size_has_three_figures_and_is_rounded_down(size: int, shown: str) -> None:
-    assert message.amount(size) == shown
-
-
 def test_an_event_has_the_reasons_of_the_clusters_events() -> None:
     dropped, told = condition(SPENT), Said(Action.DROP, DAY, NOON)
     found = [

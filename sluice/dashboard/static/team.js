@@ -5,7 +5,8 @@ const REFRESH_MS = 10_000;
 const team = document.getElementById("team");
 const path = team.dataset.path;
 const spans = [...document.querySelectorAll("[data-span]")];
-let span = "day";
+// Until somebody chooses, the server does.
+let span = "";
 let panel = null;
 
 // the head
@@ -132,6 +133,7 @@ async function refresh() {
     const reply = await fetch(`${path}/panel.json?span=${span}`, { signal: asking.signal });
     if (!reply.ok) return;
     panel = await reply.json();
+    for (const one of spans) one.setAttribute("aria-pressed", one.dataset.span === panel.span);
     paint();
   } catch {
     // Away for a moment: the state beside the time says so, and the next time comes soon.
@@ -141,7 +143,6 @@ async function refresh() {
 for (const button of spans) {
   button.addEventListener("click", () => {
     span = button.dataset.span;
-    for (const one of spans) one.setAttribute("aria-pressed", one === button);
     refresh();
   });
 }
