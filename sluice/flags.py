@@ -136,8 +136,13 @@ class UrlType(click.ParamType[str]):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
         """Click's hook."""
-        parts = urllib.parse.urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urllib.parse.urlsplit(value)
+            is_good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            is_good = is_good and not (parts.query or parts.fragment)
+        except ValueError:
+            is_good = False
+        if not is_good:
             self.fail(f"{value!r} is not a URL such as http://prometheus:9090", param, ctx)
         return str(value).rstrip("/")
 
@@ -181,7 +186,7 @@ DASHBOARD_OPTIONS = (
     ),
     option(
         "--cost-per-gib",
-        type=click.FloatRange(0),
+        type=click.FloatRange(0, budget.COST_MAX),
         help="What a GiB costs, for budgets without costPerGiB.",
     ),
     option("--currency", default="", help="Shown with costs, such as EUR."),

@@ -24,16 +24,19 @@ DAYS_MAX = 32
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One limit as it is applied: up to `soft` all passes, up to `hard` the share `kept`."""
+    """One limit as it is applied: up to `soft` all passes, up to `hard` the share `kept`, and what
+    comes then only in a dry run."""
 
     soft: int
     hard: int
     kept: float
+    is_dry: bool = False
 
     @classmethod
     def of(cls, own: budget.Budget, limit: int) -> Self:
         """The rule that a budget has for a limit. A dry run lets everything pass."""
-        return cls(policy.soft_limit(limit), limit, 1.0 if own.dry_run else own.sample_rate)
+        kept = 1.0 if own.dry_run else own.sample_rate
+        return cls(policy.soft_limit(limit), limit, kept, own.dry_run)
 
     def offered(self, used: float) -> float:
         """Bytes that have to be offered from `used` on until the limit is spent."""
@@ -45,7 +48,7 @@ class Rule:
     def used(self, used: float, offered: float) -> float:
         """Usage after `offered` more bytes."""
         free = max(0.0, self.soft - used)
-        if offered <= free:
+        if offered <= free or self.is_dry:
             return used + offered
         return max(used, min(self.hard, used + free + (offered - free) * self.kept))
 
@@ -96,9 +99,11 @@ def outlook(row: usage.Row, rates: Rates) -> Outlook:
     daily = Rule.of(own, own.daily_limit)
     day_action, month_action = row.window_action(DAY), row.window_action(MONTH)
     through = daily
-    if month_action is Action.DROP:
+    # In a dry run no window stands in the way of the other.
+    thinned_by = Action.ALLOW if own.dry_run else month_action
+    if thinned_by is Action.DROP:
         through = replace(daily, soft=-1, kept=0.0)
-    elif month_action is Action.THROTTLE:
+    elif thinned_by is Action.THROTTLE:
         through = replace(daily, soft=-1)
     day = now if day_action is Action.DROP else _crossing(path, through.offered(row.day))
     used = [(at, through.used(row.day, total)) for at, total in path]

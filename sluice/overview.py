@@ -22,7 +22,7 @@ TRENDS = {"rising": "↑", "steady": "→", "falling": "↓", "": ""}
 # From nothing to a full letter, in eighths.
 BLOCKS, PARTS = " ▏▎▍▌▋▊▉█", 8
 ASCII = str.maketrans("↑→↓" + BLOCKS, "+=-" + "    #####")
-BAR, FULL_TENTHS = 6, 1000
+BAR, FULL_TENTHS, PERCENT_MAX_TENTHS = 6, 1000, 10_000
 MINUTE_S = 60
 NAME_MAX, GAP = 40, 2
 # Lines that are no team: two of title, the table's head, and the caption with a space before it.
@@ -136,6 +136,11 @@ def ordered(lines: Iterable[Line], order: str) -> list[Line]:
     return sorted(lines, key=lambda line: (key(line), line.name, line.namespace))
 
 
+def percent(tenths: int) -> str:
+    """Tenths of a percent in five letters: a limit that was lowered is passed by any factor."""
+    return texts.decimal(tenths, 1) if tenths < PERCENT_MAX_TENTHS else ">999"
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column: its title, its cells, its width in characters, and how soon it is left out."""
@@ -165,12 +170,10 @@ COLUMNS = (
     NAMESPACE,
     Column("action", lambda line: coloured(line, line.action), 8, 1, is_number=False),
     Column("today", bar, BAR, 5, is_number=False),
-    Column("day %", lambda line: coloured(line, texts.decimal(line.day, 1)), 5, 2),
+    Column("day %", lambda line: coloured(line, percent(line.day)), 5, 2),
     Column("used", lambda line: texts.bytes_text(line.used), 7, 3),
     Column("limit", lambda line: texts.bytes_text(line.limit), 7, 3),
-    Column(
-        "month %", lambda line: "-" if line.month is None else texts.decimal(line.month, 1), 7, 6
-    ),
+    Column("month %", lambda line: "-" if line.month is None else percent(line.month), 7, 6),
     Column("rate", lambda line: rate(line), 12, 8),
     Column("spent in", lambda line: line.left, 11, 4),
     Column("sampled", lambda line: texts.bytes_text(line.sampled), 7, 9),

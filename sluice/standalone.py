@@ -18,6 +18,8 @@ from sluice.notify import notifier, sinks, told
 log = logging.getLogger("sluice")
 
 TICK_S = 1.0
+# Sinks that are being told when all ends; they must not take the time of what comes after.
+SINKS_S = 0.5
 
 
 class Standalone(service.Service):
@@ -35,6 +37,9 @@ class Standalone(service.Service):
         self._options = options
         port.check_port(options.dashboard_listen.host, options.dashboard_listen.port)
         self._sinks = sinks.open_all(options.notify, options.dashboard_url)
+        self._told = told.Told(told.FileStore(options.state_dir / "notified.json", time.time()))
+        self._web: web.Web | None = None
+        self._notifier: notifier.Notifier | None = None
         self._note(reading)
         self._is_behind = False
 
@@ -54,17 +59,17 @@ class Standalone(service.Service):
             past=past,
         )
         self.source = self._web.source
-        self._notifier = notifier.Notifier(
+        self._notifier = teller = notifier.Notifier(
             [sinks.Recorder(self._web.history.note), *self._sinks],
-            told.Told(told.FileStore(self._options.state_dir / "notified.json", time.time())),
+            self._told,
             rows=rows,
             expect=self._web.outlooks.of,
             default_rules=self._options.notify_on,
         )
-        self._notifier.start()
-        self.status.parts["notifications"] = self._notifier.health
-        self.collectors = [self._notifier]
-        self.chores.add(TICK_S, lambda: self._notifier.look(time.time()))
+        teller.start()
+        self.status.parts["notifications"] = teller.health
+        self.collectors = [teller]
+        self.chores.add(TICK_S, lambda: teller.look(time.time()))
         self.chores.add(TICK_S, self._reload)
         self._web.start()
         return super().start()
@@ -72,10 +77,15 @@ class Standalone(service.Service):
     def stop(self) -> None:
         """Write everything down. In the worker, after the last answer."""
         self.chores.stop()
-        self._notifier.stop()
-        # Before the ledger, whose last counts it records.
-        self._web.stop()
-        super().stop()
+        # First of all: a sink that hangs, or a disk, must not cost it.
+        self.ledger.save()
+        try:
+            if self._notifier is not None:
+                self._notifier.stop(SINKS_S)
+            if self._web is not None:
+                self._web.stop()
+        finally:
+            super().stop()
 
     def _reload(self) -> None:
         reading = self._files.read()

@@ -74,6 +74,8 @@ class Client:
             headers["Authorization"] = f"Bearer {auth.read_token(self._token_file).decode()}"
         try:
             status, reason, body = self._get(f"{self._parts.path}/api/teams", headers)
+        except UnicodeError as error:
+            raise errors.BadRequest(f"{self.where} cannot be asked: {error}") from None
         except (OSError, http.client.HTTPException) as error:
             raise NoOverview(f"{self.where}: {words_of(error)}") from error
         try:

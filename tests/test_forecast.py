@@ -99,6 +99,20 @@ def test_the_curve_of_a_team_that_drops_for_its_month_is_flat():
     assert found.month == now
 
 
+def test_a_dry_run_is_expected_to_go_on_past_its_limits():
+    own = make(1_000_000, 20_000_000, dry_run=True)
+    outlooks = forecast.Outlooks()
+    start, now = MIDNIGHT - 29 * DAY, MIDNIGHT - 29 * DAY
+    while now <= start + DAY / 2:
+        used = int(35 * (now - start))
+        outlooks.observe([row(own, used, now, month=used)])
+        now += 10 * MINUTE
+    found = outlooks.of(own.key)
+    # Three megabytes a day, whatever the day's limit.
+    assert found.curve[-1][1] == pytest.approx(35 * DAY, rel=0.02)
+    assert found.month == pytest.approx(start + 20_000_000 / 35, abs=DAY / 4)
+
+
 def test_no_day_of_a_month_counts_for_more_than_its_limit():
     # Ten times its daily limit is offered each day; the month has room for eight days more.
     own = make(864 * 10**6, 30 * 864 * 10**6)

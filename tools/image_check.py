@@ -94,7 +94,7 @@ def check_contents(image: Image) -> None:
     expect((0, "throttle"), lower(image.run(program=[*python, core])), "the core decides")
     for command in ("run", "demo", "agent", "controller", "dashboard", "top", "validate"):
         expect(0, image.run(command, "--help")[0], f"sluice {command} --help")
-    cluster = "import sluice.agent.daemon, sluice.controller.process"
+    cluster = "import sluice.agent.daemon, sluice.controller.process, sluice.dashboard.process"
     expect((0, ""), image.run(program=[*python, cluster]), "what the cluster's processes need")
     expect(USER, image.user, "user of the image")
     expect((0, "65532"), image.run(program=["id", "-u"]), "id -u")
@@ -112,12 +112,10 @@ def lower(answer: tuple[int, str]) -> tuple[int, str]:
 
 def check_service(image: Image) -> None:
     """`sluice run` with a budget and a dead upstream is ready, and ends when it is told to."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port, pages_port = free_port(), free_port()
     process = image.start(
         *("run", "--budgets", f"{STATE}/budgets.yaml", "--upstream", "http://127.0.0.1:9"),
-        *("--listen", f"127.0.0.1:{port}"),
+        *("--listen", f"127.0.0.1:{port}", "--dashboard-listen", f"127.0.0.1:{pages_port}"),
     )
     try:
         url = f"http://127.0.0.1:{port}"
@@ -126,6 +124,10 @@ def check_service(image: Image) -> None:
         expect(["backend-team"], [team["name"] for team in teams], "teams of /api/teams")
         expect("new", json.loads(answer(url + "/api/health", process)[1])["ledger"]["origin"],
                "the ledger")  # fmt: skip
+        pages = f"http://127.0.0.1:{pages_port}"
+        for path in ("/", "/teams/default/backend-team", "/static/style.css",
+                     "/static/plotly.min.js"):  # fmt: skip
+            expect(200, answer(pages + path, process)[0], f"the dashboard's {path}")
         os.kill(first_child(process.pid), signal.SIGTERM)
         output, _ = process.communicate(timeout=STOP_S)
         expect(0, process.returncode, "exit code after SIGTERM")
@@ -135,6 +137,14 @@ def check_service(image: Image) -> None:
         process.kill()
         print(process.communicate()[0], file=sys.stderr)
         raise
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def first_child(pid: int) -> int:

@@ -11,6 +11,8 @@ from sluice.notify.change import Change
 
 # Source: the API server's validation of an Event's note.
 NOTE_MAX = 1024
+# Of a name of 253 characters, with room for what follows.
+PREFIX_MAX = 220
 # By decision: reason, type, words.
 NOTES = {
     "Allow": ("Recovered", "Normal", "below the throttle band again"),
@@ -33,24 +35,32 @@ def of(
     mode = " (DryRun: only counted)" if member.own is not None and member.own.dry_run else ""
     used = f"{new['currentUsage']} bytes today ({new['dailyPercent']} %)"
     note = f"{words}{mode}; {used}; before: {before or 'nothing'}"
-    return _made(member, now, identity, reason, kind, note)
+    return _made(member, f"{int(now * 1e9):x}", now, identity, reason, kind, note)
 
 
 def of_forecast(member: fleet.Member, change: Change, now: float, identity: str) -> dict[str, Any]:
     """The Event of a forecast that holds from now on."""
     told = message.event(change)
-    return _made(member, now, identity, told.reason, told.kind, told.text)
+    day = f"forecast-{change.window.partition('/')[2]}"
+    return _made(member, day, now, identity, told.reason, told.kind, told.text)
 
 
 def _made(
-    member: fleet.Member, now: float, identity: str, reason: str, kind: str, note: str
+    member: fleet.Member,
+    suffix: str,
+    now: float,
+    identity: str,
+    reason: str,
+    kind: str,
+    note: str,
 ) -> dict[str, Any]:
+    prefix = member.name[:PREFIX_MAX].rstrip(".-")
     moment = datetime.datetime.fromtimestamp(now, datetime.UTC)
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
         # As client-go names them.
-        "metadata": {"name": f"{member.name}.{int(now * 1e9):x}", "namespace": member.namespace},
+        "metadata": {"name": f"{prefix}.{suffix}", "namespace": member.namespace},
         "eventTime": moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "action": "Decide",
         "reason": reason,

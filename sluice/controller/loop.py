@@ -273,6 +273,8 @@ class Loop:
             member = self._fleet.members.get(f"{metadata['namespace']}/{metadata['name']}")
             if member is not None and member.uid == metadata["uid"]:
                 self._fleet.put(found)
+                if self._fleet.has_changed():
+                    self._dirty |= self._fleet.members.keys()
 
     def problems(self) -> list[dict[str, object]]:
         """What is wrong with budgets, for /api/health."""

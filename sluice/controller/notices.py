@@ -5,6 +5,7 @@ next leader goes on from there.
                               └─► the API
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -15,7 +16,13 @@ from sluice.notify import notifier, sinks, told
 from sluice.notify.change import FORECAST, Change
 from sluice.notify.sink import SinkFailed
 
+log = logging.getLogger("sluice.controller")
+
 FORECAST_S, LOOK_S = 5.0, 1.0
+# Between two writes of what was told.
+APART_S = 0.05
+# What concerns all calls; anything else is about one object.
+PASSING = (client.Unreachable, client.Throttled, client.Unauthorized)
 
 
 class StatusStore:
@@ -42,14 +49,25 @@ class StatusStore:
         }
 
     def save(self, sayings: Mapping[str, told.Sayings]) -> None:
-        """See told.Store; ApiError at the first that the API server does not take."""
-        for key, said in sayings.items():
+        """See told.Store; ApiError if the API server takes nothing now.
+
+        What it refuses of one budget is logged, and told again by whoever leads next.
+        """
+        for i, (key, said) in enumerate(sayings.items()):
             namespace, _, name = key.partition("/")
+            if i:
+                # Each goes to every node, as the statuses do.
+                time.sleep(APART_S)
             try:
                 answer = self._api.patch_budget_status(
                     namespace, name, {"notified": told.as_status(said)}
                 )
+            except PASSING:
+                raise
             except client.NotFound:
+                continue
+            except client.ApiError as error:
+                log.warning("%s: what was told is not kept: %s", key, error.message)
                 continue
             self._put(answer)
 
@@ -84,21 +102,25 @@ class ForecastEvents:
             member = members.get(change.key)
             if member is None:
                 continue
+            # Named by its day: one that is made again after half a batch is the same.
             made = event.of_forecast(member, change, self._clock(), self._identity)
             try:
                 self._api.create_event(member.namespace, made)
-            except client.NotFound:
-                # The namespace is going, and its budget with it.
-                continue
-            except client.ApiError as error:
+            except PASSING as error:
                 raise SinkFailed(error.message, error.retry_after_s) from error
+            except client.ApiError as error:
+                if not (isinstance(error, client.Conflict) and error.already_exists):
+                    # Of this one only: its namespace is going, or has no room left.
+                    log.warning("no Event for %s: %s", change.key, error.message)
 
 
 class Notices:
     """Forecasts of the cluster's budgets, and the notifier.
 
     Args:
-        leads: whether this process leads, and has seen all that it sums up.
+        leads: whether this process leads.
+        is_whole: whether it has seen all that it sums up. Before, teams would seem to have sent
+            in a moment what they sent all day.
 
     Attributes:
         notifier: for /metrics and /api/health.
@@ -114,8 +136,9 @@ class Notices:
         options: settings.Controller,
         identity: str,
         leads: Callable[[], bool],
+        is_whole: Callable[[], bool],
     ) -> None:
-        self._work, self._leads = work, leads
+        self._work, self._leads, self._is_whole = work, leads, is_whole
         self._tells = False
         self.outlooks = forecast.Outlooks()
         self.notifier = notifier.Notifier(
@@ -140,10 +163,12 @@ class Notices:
             self.notifier.stop()
 
     def _observe(self) -> None:
+        if not self._is_whole():
+            return
         self.outlooks.observe(self._work.rows(time.time()))
 
     def _look(self) -> None:
-        leads = self._leads()
+        leads = self._leads() and self._is_whole()
         if leads and not self._tells:
             self.notifier.start()
         elif self._tells and not leads:

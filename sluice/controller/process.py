@@ -27,7 +27,7 @@ LEASE = "sluice-controller"
 THREADS = 8
 # client-go's proportions: a leader gives up after two thirds, and asks every seventh of a lease.
 DEADLINE, RETRY = 2 / 3, 2 / 15
-STOP_S = 8.0
+STOP_S, NOTICES_S = 8.0, 4.0
 CA_EVERY_S, LOOK_S = 10.0, 0.5
 
 
@@ -76,7 +76,15 @@ class Controller:
         self._status.waits_for = self._not_ready
         self._status.more_problems = self._loop.problems
         self._watches = {"teambudgets": self._budgets, "nodelogusages": self._usages}
-        self._notices = notices.Notices(self._api, self._loop, options, identity, self._leads)
+        self._notices = notices.Notices(
+            self._api,
+            self._loop,
+            options,
+            identity,
+            leads=lambda: self._election.state.is_leader,
+            is_whole=lambda: not self._not_ready(),
+        )
+        self._notices_over = threading.Event()
         self._status.parts["notifications"] = self._notices.notifier.health
         self._chores = chores.Chores(LOOK_S)
         made = app.create_app(
@@ -115,6 +123,7 @@ class Controller:
         self._stopping.set()
         self._chores.stop()
         self._notices.stop()
+        self._notices_over.set()
         self._election_over.wait(STOP_S)
         for watch in self._watches.values():
             watch.stop()
@@ -144,9 +153,8 @@ class Controller:
             self._loop.tick()
             # What writing takes is part of the tick, or a slow API server would be given half.
             pause_s = max(0.0, loop.TICK_S - (time.monotonic() - began))
-
-    def _leads(self) -> bool:
-        return self._election.state.is_leader and not self._not_ready()
+        # Before the lease is given back: nobody else is to tell the same.
+        self._notices_over.wait(NOTICES_S)
 
     def _not_ready(self) -> str:
         missing = [name for name, watch in self._watches.items() if not watch.synced.is_set()]

@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import flask
+from prometheus_client.registry import Collector
 
 import sluice
 from sluice import api, auth, errors, metrics, source
@@ -48,6 +49,7 @@ def create_app(
     clock: Callable[[], float] = time.time,
     currency: str = "",
     title_note: str = "",
+    collectors: Iterable[Collector] = (),
 ) -> flask.Flask:
     """The WSGI application of the dashboard.
 
@@ -56,6 +58,7 @@ def create_app(
         clock: epoch seconds.
         currency: shown with costs, such as EUR.
         title_note: shown beside the name, such as the cluster's.
+        collectors: further series of /metrics.
     """
     app = flask.Flask("sluice.dashboard", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -65,7 +68,7 @@ def create_app(
         app.jinja_env.get_template(name)
     shown = board.Board(origin, clock, currency)
     app.extensions[BOARD] = shown
-    counters = metrics.Metrics()
+    counters = metrics.Metrics(*collectors)
     app.register_blueprint(api.blueprint(origin, clock, status))
     app.register_blueprint(pages(origin, shown))
     app.add_url_rule("/metrics", "metrics", counters.response)

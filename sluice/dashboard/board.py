@@ -10,6 +10,7 @@ it, so that a slow browser costs no memory.
 
 import collections
 import logging
+import re
 import secrets
 import threading
 import time
@@ -28,6 +29,9 @@ KEPT = 8
 HEARTBEAT_S = 10.0
 HEARTBEAT = b": still here\n\n"
 LISTENERS_MAX = 64
+# Then a browser connects anew, and is asked again who it is: tokens change.
+LASTS_S = 600.0
+NUMBER = re.compile("[0-9]{1,18}")
 # How long a browser waits before it connects anew.
 RETRY_MS = 2000
 
@@ -99,7 +103,11 @@ class Board:
 
     def mark(self, shown: Snapshot) -> str:
         """The name of a snapshot, for listen(): what came after it is news."""
-        return f"{self._name}-{shown.number}"
+        return self.mark_of(shown.number)
+
+    def mark_of(self, number: int) -> str:
+        """The name of the snapshot with this number."""
+        return f"{self._name}-{number}"
 
     def listen(self, mark: str = "", key: str | None = None) -> "Listener":
         """News as server-sent events, of all teams or of one.
@@ -112,7 +120,7 @@ class Board:
             TooManyListeners: nobody was added.
         """
         name, _, number = mark.partition("-")
-        seen = int(number) if name == self._name and number.isdecimal() else None
+        seen = int(number) if name == self._name and NUMBER.fullmatch(number) else None
         with self._news:
             if self._listeners >= self._listeners_max:
                 raise TooManyListeners(
@@ -196,6 +204,7 @@ class Listener:
     def __init__(self, board: Board, seen: int | None, key: str | None) -> None:
         self._board, self._seen, self._key = board, seen, key
         self._is_open = True
+        self._until = time.monotonic() + LASTS_S
         self._first = f"retry: {RETRY_MS}\n\n".encode()
 
     def __iter__(self) -> Iterator[bytes]:
@@ -206,7 +215,8 @@ class Listener:
         if self._first:
             first, self._first = self._first, b""
             return first
-        found = self._board.wait(self._seen) if self._is_open else None
+        is_over = time.monotonic() > self._until
+        found = self._board.wait(self._seen) if self._is_open and not is_over else None
         if found is None:
             self.close()
             raise StopIteration
@@ -215,13 +225,14 @@ class Listener:
             return HEARTBEAT
         seen, self._seen = self._seen, shown.number
         if self._key is not None:
-            return self._event(shown, shown.detail(self._key))
+            return self._event(shown.number, shown.detail(self._key))
         if seen is None or not changes or changes[0].number > seen + 1:
-            return self._event(shown, shown.everything())
-        return b"".join(self._event(shown, shown.delta(one)) for one in changes)
+            return self._event(shown.number, shown.everything())
+        # Each with a number of its own: a connection may be cut between two.
+        return b"".join(self._event(one.number, shown.delta(one)) for one in changes)
 
-    def _event(self, shown: Snapshot, text: bytes) -> bytes:
-        return b"id: %b\ndata: %b\n\n" % (self._board.mark(shown).encode(), text)
+    def _event(self, number: int, text: bytes) -> bytes:
+        return b"id: %b\ndata: %b\n\n" % (self._board.mark_of(number).encode(), text)
 
     def close(self) -> None:
         """Listen no more."""

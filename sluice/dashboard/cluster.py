@@ -3,11 +3,14 @@
 import datetime
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sluice import budget, columns, errors, ledger, records, usage, window
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from sluice import budget, columns, errors, ledger, metrics, records, usage, window
 from sluice.kube import client
 
 log = logging.getLogger("sluice.dashboard")
@@ -87,6 +90,16 @@ def row_of(seen: Seen, now: float) -> usage.Row:
     return usage.Row(seen.own, counted, windows, now, updated=_instant(updated) if updated else now)
 
 
+class WatchCollector(Collector):
+    """Series of the informer."""
+
+    def __init__(self, watch: metrics.Watch) -> None:
+        self._watch = watch
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        yield from metrics.watch_series({"teambudgets": self._watch})
+
+
 class Events:
     """Kubernetes' Events on TeamBudgets, asked for when somebody looks.
 
@@ -97,28 +110,41 @@ class Events:
         self._api, self._monotonic = api, monotonic
         self._lock = threading.Lock()
         self._found: list[records.Event] = []
-        self._found_at = float("-inf")
+        self._complaint = ""
+        self._asked_at = float("-inf")
 
     def events(self, key: str | None, count: int) -> Sequence[records.Event]:
         """See records.Records."""
-        with self._lock:
-            if self._monotonic() - self._found_at > EVENTS_S:
-                try:
-                    found = self._api.budget_events()
-                except client.ApiError as error:
-                    raise errors.Unavailable(f"Events: {error.message}") from error
-                self._found = sorted(map(event_of, found), key=lambda one: -one.at)
-                self._found_at = self._monotonic()
-            return [one for one in self._found if key in (None, one.key)][:count]
+        # One asks; whoever comes meanwhile gets what was found before. An API server that hangs
+        # must not hang all pages.
+        if self._monotonic() - self._asked_at > EVENTS_S and self._lock.acquire(blocking=False):
+            try:
+                self._ask()
+            finally:
+                self._asked_at = self._monotonic()
+                self._lock.release()
+        if self._complaint:
+            raise errors.Unavailable(self._complaint)
+        return [one for one in self._found if key in (None, one.key)][:count]
+
+    def _ask(self) -> None:
+        try:
+            found = self._api.budget_events()
+        except client.ApiError as error:
+            self._complaint = f"Events: {error.message}"
+            return
+        self._found = sorted(map(event_of, found), key=lambda one: -one.at)
+        self._complaint = ""
 
 
 def event_of(found: Mapping[str, Any]) -> records.Event:
     """An Event of events.k8s.io/v1 as the dashboard shows it."""
     regarding = found.get("regarding") or {}
-    # What older clients wrote has no eventTime.
-    at = found.get("eventTime") or found["metadata"]["creationTimestamp"]
+    at = _instant(found["metadata"]["creationTimestamp"])
+    # What older clients wrote has no eventTime; what others wrote may be any time at all.
+    said = _instant(found.get("eventTime") or found["metadata"]["creationTimestamp"])
     return records.Event(
-        at=_instant(at),
+        at=said if abs(said - at) < window.DAY_S else at,
         key=f"{regarding.get('namespace', '')}/{regarding.get('name', '')}",
         kind=found.get("type") or "Normal",
         reason=found.get("reason") or "",

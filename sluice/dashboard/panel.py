@@ -22,7 +22,7 @@ AHEAD_S = 900
 FINE_STEP_S, STEP_S = 60, 300
 # A day that has had fewer hours is drawn in fine steps.
 FINE_HOURS = 3
-TICK_S, DAY_TICK_H, HOUR_TICK_MIN = 600, 3, 10
+TICK_S, DAY_TICK_H, HOUR_TICK_MIN = 300, 3, 10
 PLACES, EVENTS = 10, 20
 TABLE_ROWS = 24
 MS = 1000

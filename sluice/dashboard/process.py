@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 
-from sluice import api, records, settings
+from sluice import api, errors, port, records, settings, usage
 from sluice.dashboard import cluster, history, web
 from sluice.kube import client, informer
 
@@ -42,9 +42,33 @@ class Dashboard:
         status = api.Status()
         status.waits_for = lambda: "" if self._watch.synced.is_set() else "no list of teambudgets"
         status.more_problems = self._teams.problems
-        options.state_dir.mkdir(parents=True, exist_ok=True)
-        self._web = web.Web(self._teams.rows, options, options.listen, status, past=self._past)
+        status.parts["cluster"] = self._health
+        try:
+            options.state_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise port.CannotStart(
+                f"state directory {options.state_dir}: {error.strerror or error}"
+            ) from error
+        self._web = web.Web(
+            self._rows,
+            options,
+            options.listen,
+            status,
+            past=self._past,
+            collectors=[cluster.WatchCollector(self._watch)],
+        )
         self._stopping = threading.Event()
+
+    def _rows(self, now: float) -> list[usage.Row]:
+        """All teams; Unavailable before they are known, for none would look like nobody."""
+        if not self._watch.synced.is_set():
+            raise errors.Unavailable("no list of teambudgets yet")
+        return self._teams.rows(now)
+
+    def _health(self) -> dict[str, object]:
+        """How long ago the API server was heard of; None: never."""
+        at = self._watch.last_contact
+        return {"secondsSinceContact": None if at is None else round(time.monotonic() - at)}
 
     def _past(self, own: history.History, remote: records.Records | None) -> records.Records:
         top = remote or records.NotHere(NEEDED)

@@ -27,6 +27,10 @@ from sluice.records import Event, NotKept, Place, Point
 POINTS_MAX = 11_000
 # The same question within this time is asked once.
 CACHE_S = 5
+# A failure is not found out anew for so long, from its end on.
+FAILED_S = 10
+# Questions at a time, and how long others wait for the answer to the same one.
+ASKING_MAX, PATIENCE_S = 4, 2.0
 MS = 1000
 # How far back the value before a step is looked for: scrapes may fail for so long.
 BACK_S = 3600
@@ -70,11 +74,12 @@ GREW = """sum by ({label}) (
 Series = tuple[Mapping[str, str], Sequence[tuple[float, str]]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asked:
-    """A question that was asked at `at` (epoch seconds)."""
+    """A question that was asked at `at` (epoch seconds); its answer lasts so long from then."""
 
     at: float
+    lasts_s: float = CACHE_S
     answer: futures.Future[list[Series]] = field(default_factory=futures.Future)
 
 
@@ -94,10 +99,11 @@ class Prometheus:
     """
 
     def __init__(
-        self, url: str, *, timeout_s: float = 10, clock: Callable[[], float] = time.time
+        self, url: str, *, timeout_s: float = 5, clock: Callable[[], float] = time.time
     ) -> None:
         self._url, self._headers = without_credentials(url)
         self._timeout_s, self._clock = timeout_s, clock
+        self._places = threading.BoundedSemaphore(ASKING_MAX)
         self._pool = urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=timeout_s, read=timeout_s), retries=False
         )
@@ -155,7 +161,10 @@ class Prometheus:
         raise NotKept("Prometheus keeps no events")
 
     def _ask(self, path: str, fields: Mapping[str, str]) -> list[Series]:
-        """What a query finds; asked once for all who ask within CACHE_S."""
+        """What a query finds; asked once for all who ask within CACHE_S.
+
+        A Prometheus that hangs must not hang what does not need it: few threads may wait for it.
+        """
         question, now = (path, tuple(fields.items())), self._clock()
         with self._lock:
             asked = self._asked.get(question)
@@ -167,11 +176,20 @@ class Prometheus:
                 self._asked[question] = asked
         if is_mine:
             try:
-                asked.answer.set_result(self._answer(path, fields))
+                if not self._places.acquire(blocking=False):
+                    raise self._unavailable(f"{ASKING_MAX} questions wait for it already")
+                try:
+                    asked.answer.set_result(self._answer(path, fields))
+                finally:
+                    self._places.release()
             except BaseException as error:
                 # Those who wait, and those who come at once, need not find out for themselves.
+                asked.at, asked.lasts_s = self._clock(), FAILED_S
                 asked.answer.set_exception(error)
-        return asked.answer.result()
+        try:
+            return asked.answer.result(None if is_mine else PATIENCE_S)
+        except TimeoutError:
+            raise self._unavailable(f"no answer within {PATIENCE_S:g} s, and others wait") from None
 
     def _answer(self, path: str, fields: Mapping[str, str]) -> list[Series]:
         fields = {**fields, "timeout": f"{self._timeout_s:g}s"}
@@ -262,7 +280,7 @@ def filled(query: str, **parts: object) -> str:
 
 def is_fresh(asked: Asked, now: float) -> bool:
     """Whether a question was asked just now; not in the future, by a clock that was put back."""
-    return 0 <= now - asked.at < CACHE_S
+    return 0 <= now - asked.at < asked.lasts_s
 
 
 def read(found: Mapping[str, Any]) -> Series:

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from typing import Any
 
 import flask
@@ -16,6 +17,9 @@ THREADS = 8
 CONNECTIONS_MAX = 512
 # A reader that takes nothing more holds this much, in memory; then its thread waits for it.
 BUFFER_BYTES = 256 * 1024
+BODY_BYTES = 1024
+# A connection that asks for nothing; and a reader that takes nothing of what it asked for.
+SILENT_S, CLEANUP_S, STUCK_S = 15, 5, 30.0
 POLL_S, END_S, JOIN_S = 1.0, 0.5, 2.0
 
 
@@ -42,12 +46,18 @@ class Server:
             outbuf_high_watermark=BUFFER_BYTES,
             # So that a page that was closed is noticed, and gives its place back.
             channel_request_lookahead=1,
+            # Nothing is posted here. Without it anybody may fill the disk before being asked who.
+            max_request_body_size=BODY_BYTES,
+            channel_timeout=SILENT_S,
+            cleanup_interval=CLEANUP_S,
             ident=None,
             clear_untrusted_proxy_headers=True,
         )
         threads = self._server.task_dispatcher
         self._board.tell(lambda count: threads.set_thread_count(THREADS + count))
         self._stopping = threading.Event()
+        # By channel: bytes that wait to be taken, and since when none was (monotonic).
+        self._stuck: dict[Any, tuple[int, float]] = {}
         self._thread = threading.Thread(target=self._run, name="dashboard", daemon=True)
 
     def start(self) -> None:
@@ -68,8 +78,23 @@ class Server:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
+            self._drop_stuck(time.monotonic())
             # poll(), for select() ends at 1024 files, and `run` may have more.
             self._server.asyncore.loop(timeout=POLL_S, use_poll=True, map=self._map, count=1)
+
+    def _drop_stuck(self, now: float) -> None:
+        """Close the connections whose readers have taken nothing for long: each holds a thread."""
+        stuck: dict[Any, tuple[int, float]] = {}
+        for channel in list(self._server.active_channels.values()):
+            left = channel.total_outbufs_len
+            if left < BUFFER_BYTES:
+                continue
+            before, since = self._stuck.get(channel, (-1, now))
+            # It grows while the thread writes; what a reader takes makes it less.
+            stuck[channel] = (left, since if left >= before >= 0 else now)
+            if now - stuck[channel][1] > STUCK_S:
+                channel.handle_close()
+        self._stuck = stuck
 
     def _close(self) -> None:
         self._server.task_dispatcher.shutdown(timeout=END_S)

@@ -20,6 +20,8 @@ Line = dict[str, str]
 LAST = "~"
 MONEY_SCALE = 10**6
 MINUTE_S = texts.MINUTE_S
+# Usage that was heard of longer ago is out of date: what agents call stale.
+STALE_S = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,7 @@ def detail(team: Team, currency: str = "") -> Line:
         "enforcement": "dry run" if own.dry_run else "enforced",
         "sampleRate": f"{_kept(own)} kept above {THROTTLE_PERCENT} %",
         "namespaces": ", ".join(own.namespaces or (own.namespace,)),
-        "updated": f"{clock.local(now):%H:%M:%S}",
+        "updated": _updated(row, clock),
     }
     for outcome, count in team.today.items():
         size, entries = count["bytes"], count["entries"]
@@ -180,6 +182,14 @@ def detail(team: Team, currency: str = "") -> Line:
             "perGib": texts.cost(Fraction(repr(team.per_gib)), currency),
         }
     return found
+
+
+def _updated(row: usage.Row, clock: texts.Clock) -> str:
+    """The time; where usage was heard of long ago, since when."""
+    now = f"{clock.local(row.now):%H:%M:%S}"
+    if row.updated is None or row.now - row.updated < STALE_S:
+        return now
+    return f"{now}, usage as of {clock.near(row.updated, row.now)}"
 
 
 def means(row: usage.Row) -> str:

@@ -6,9 +6,11 @@ rows ─► forecasts, every FORECAST_S ─┐
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
+
+from prometheus_client.registry import Collector
 
 from sluice import api, auth, chores, forecast, jsonfile, records, settings, usage
 from sluice.dashboard import app, history, prometheus, server
@@ -43,6 +45,7 @@ class Web:
         rows: every team's row at a moment.
         places: see usage.Apps.totals(); none where they are not counted in this process.
         kept: what the ledger still has of days that ended, where there is one.
+        collectors: further series of /metrics.
         past: what is kept elsewhere, given what is kept here and by Prometheus, if there is one.
 
     Raises:
@@ -62,8 +65,10 @@ class Web:
         kept: Kept | None = None,
         past: Callable[[history.History, records.Records | None], records.Records],
         clock: Callable[[], float] = time.time,
+        collectors: Iterable[Collector] = (),
     ) -> None:
         self._rows, self._places, self._kept, self._clock = rows, places, kept, clock
+        self._status = status
         self._forecasts = options.state_dir / "forecast.json"
         self.outlooks = forecast.Outlooks()
         self._resume()
@@ -73,7 +78,12 @@ class Web:
             rows, self.outlooks, past(self.history, remote), options.cost_per_gib
         )
         made = app.create_app(
-            self.source, status, guard=options.auth, clock=clock, currency=options.currency
+            self.source,
+            status,
+            guard=options.auth,
+            clock=clock,
+            currency=options.currency,
+            collectors=collectors,
         )
         self._server = server.Server(made, listen)
         self._minute = int(clock() // MINUTE_S)
@@ -106,8 +116,13 @@ class Web:
         except (TypeError, ValueError, AttributeError) as error:
             log.warning("%s is left out: %r", self._forecasts, error)
 
+    def _is_known(self) -> bool:
+        """Whether teams are known: before, what was learned of them would be forgotten."""
+        return not self._status.waits_for()
+
     def _observe(self) -> None:
-        self.outlooks.observe(self._rows(self._clock()))
+        if self._is_known():
+            self.outlooks.observe(self._rows(self._clock()))
 
     def _look(self) -> None:
         minute = int(self._clock() // MINUTE_S)
@@ -116,6 +131,8 @@ class Web:
             self._record()
 
     def _record(self) -> None:
+        if not self._is_known():
+            return
         now = self._clock()
         self.history.record(self._rows(now), self._places(), now, self._kept)
 

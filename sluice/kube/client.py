@@ -150,7 +150,7 @@ class Api:
         query = {"limit": str(PAGE), "fieldSelector": "regarding.kind=TeamBudget"}
         found: list[Object] = []
         while True:
-            page = self.call("GET", f"{EVENTS}/events", query=query, timeout_s=LIST_S)
+            page = self.call("GET", f"{EVENTS}/events", query=query, timeout_s=CALL_S)
             found += page["items"]
             query["continue"] = page["metadata"].get("continue", "")
             if not query["continue"]:

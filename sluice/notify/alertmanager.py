@@ -83,7 +83,7 @@ class Alertmanager:
     def attempt(self, holding: Conditions, now: float) -> Done:
         """Send all that holds and all that is over; see Keeper."""
         alerts = dict(self._alerts(holding, now))
-        over = [(identity, {**self._active[identity], "endsAt": window.iso(now)})
+        over = [(identity, self._ended(identity, now))
                 for identity in self._active.keys() - alerts.keys()]  # fmt: skip
         due = [*over, *alerts.items()]
         for at in range(0, len(due), ALERTS_MAX):
@@ -95,6 +95,11 @@ class Alertmanager:
                 else:
                     del self._active[identity]
         return Done(bool(due), self._keep_alive_s if alerts else None)
+
+    def _ended(self, identity: Identity, now: float) -> Alert:
+        """An alert that is over; a clock that was put back may end it before it began."""
+        alert, ends = self._active[identity], window.iso(now)
+        return {**alert, "startsAt": min(str(alert["startsAt"]), ends), "endsAt": ends}
 
     def waiting(self, holding: Conditions) -> int:
         """How many alerts have begun or are over without its knowing."""

@@ -157,6 +157,10 @@ def secrets_of(url: str, shown: str) -> list[str]:
     return sorted(found, key=len, reverse=True)
 
 
+# Their topics are all that guards them.
+HOST_IS_SECRET = ("ntfy", "ntfys")
+
+
 def label_of(private: str) -> str:
     """What people know a sink by, from apprise's private form of its URL.
 
@@ -165,6 +169,13 @@ def label_of(private: str) -> str:
     """
     scheme, _, rest = private.partition("?")[0].partition("://")
     host, *path = rest.rstrip("/").split("/")
+    user, _, host = host.rpartition("@")
+    if user and not user.partition(":")[2]:
+        # Without a password it may be one.
+        user = "..."
+    if scheme in HOST_IS_SECRET and not path:
+        host = "..."
+    host = f"{user}@{host}" if user else host
     shown = [
         part if part[:1] in "#@+" or "..." in part or "*" in part else "..."
         for part in (urllib.parse.unquote(part) for part in path)

@@ -171,7 +171,7 @@ class Worker:
 
     def _run(self) -> None:
         state = self._state
-        pause_s: float | None = None
+        pause_s: float | None = 0.0 if self._state.failures else None
         while (holding := self._next(pause_s)) is not None:
             try:
                 pause_s = self._attempt(holding)
@@ -215,11 +215,13 @@ class Worker:
     def _attempt(self, holding: Conditions) -> float | None:
         if not self._errand.is_over:
             raise SinkFailed("it still has not answered the last attempt")
-        errand = self._errand = _Errand()
+        errand = _Errand()
         errand.thread = threading.Thread(
             target=self._go, args=(errand, holding), name=f"{self._thread.name}-errand", daemon=True
         )
         errand.thread.start()
+        # Not before: a thread that there was no room for will never be over.
+        self._errand = errand
         with self._wake:
             self._wake.wait_for(lambda: self._stopping or errand.is_over, self._pace.errand_s)
             if errand.error is not None:

@@ -378,3 +378,19 @@ def test_a_server_that_was_never_started_stops_too(teams):
     server.Server(
         site(source.Source(teams.rows)), settings.Address("localhost", free_port())
     ).stop()
+
+
+def test_a_large_body_is_refused_by_its_length_whoever_sends_it(url):
+    parts = urllib.parse.urlsplit(url)
+    with socket.create_connection((parts.hostname, parts.port), timeout=10) as sender:
+        sender.sendall(
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n" + b"x" * 4096
+        )
+        assert sender.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_mark_of_any_length_is_no_error(client):
+    name = client.get("/").text.split('data-mark="')[1].split("-")[0]
+    reply = client.get(f"/live?since={name}-{'9' * 5000}", buffered=False)
+    assert reply.status_code == 200
+    reply.close()

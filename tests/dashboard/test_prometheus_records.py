@@ -399,9 +399,30 @@ def test_a_failure_is_told_to_all_for_a_while_and_then_tried_again() -> None:
             with pytest.raises(errors.Unavailable):
                 past.history(KEY, 0, 600, 60)
         assert len(server.asked) == 1
-        now[0] += prometheus.CACHE_S
+        now[0] += prometheus.FAILED_S
         server.status, server.body = 200, json.dumps(EMPTY).encode()
         assert past.history(KEY, 0, 600, 60) == []
+
+
+def test_a_prometheus_that_hangs_holds_few_threads() -> None:
+    hold, found = threading.Event(), []
+    with faking(EMPTY, hold=hold) as server:
+        past = prometheus.Prometheus(server.url)
+
+        def view(team: str) -> None:
+            with contextlib.suppress(errors.Unavailable):
+                past.history(team, 0, 600, 60)
+            found.append(team)
+
+        teams = [f"default/team-{i}" for i in range(12)]
+        viewers = [threading.Thread(target=view, args=(team,)) for team in teams]
+        for viewer in viewers:
+            viewer.start()
+        wait_until(lambda: len(found) == len(teams) - prometheus.ASKING_MAX, "the others go on")
+        hold.set()
+        for viewer in viewers:
+            viewer.join()
+    assert sorted(found) == sorted(teams)
 
 
 def test_too_many_points_and_events_are_refused_without_a_question() -> None:

@@ -259,3 +259,16 @@ def test_apprise_is_loaded_only_when_a_sink_needs_it() -> None:
         "assert 'apprise' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=TESTS.parent, check=True)
+
+
+@pytest.mark.parametrize(
+    ("url", "secret"),
+    [
+        ("ntfy://my-very-secret-topic", "secret-topic"),
+        ("json://sk_live_abcdef@hooks.example/x", "sk_live"),
+        ("jsons://TOKEN:@hooks.example/x", "TOKEN"),
+    ],
+)
+def test_a_host_or_user_that_is_a_secret_is_not_shown(url: str, secret: str) -> None:
+    (sink,) = open_all([url])
+    assert secret not in sink.label

@@ -83,8 +83,6 @@ function list(id, places) {
 
 function tabulate(id, { head, rows }) {
   const place = document.getElementById(id);
-  // Not under the eyes of somebody who reads it.
-  if (place.open && place.querySelector("table")) return;
   const table = document.createElement("table");
   const title = document.createElement("tr");
   title.append(...head.map((text) => Object.assign(cell(text, "th"), { scope: "col" })));
@@ -92,8 +90,10 @@ function tabulate(id, { head, rows }) {
   table
     .createTBody()
     .append(...rows.map(([first, ...rest]) => line(cell(first, "th"), ...rest.map((t) => cell(t)))));
-  place.querySelector("table")?.remove();
-  place.append(table);
+  // Its parts, and not the table: somebody may be reading there.
+  const known = place.querySelector("table");
+  if (known) known.replaceChildren(...table.children);
+  else place.append(table);
 }
 
 function paint() {
