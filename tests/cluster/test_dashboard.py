@@ -16,6 +16,12 @@ from shippers import billed, make_streams, promtail
 pytestmark = pytest.mark.cluster
 
 
+@pytest.fixture(scope="module")
+def cluster(own_cluster: Cluster) -> Cluster:
+    """An API server of this file's own, with no objects that tests have written by hand."""
+    return own_cluster
+
+
 def push_to(agent: Agent, namespace: str, entries: int, seed: int = 1) -> int:
     """Push entries of a namespace; returns what Loki would bill."""
     streams = make_streams(seed, [namespace], streams=1, entries=entries)
