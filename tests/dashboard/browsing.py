@@ -44,8 +44,9 @@ def names(page: playwright.Page) -> list[str]:
 
 def drawn(page: playwright.Page) -> None:
     """Wait until both plots are there."""
-    page.wait_for_selector("#usage .scatterlayer .trace path.js-line")
-    page.wait_for_selector("#outcomes .barlayer, #outcomes .plot")
+    # Attached, and not visible: a flat line has no height, and counts as hidden.
+    for path in ("#usage .scatterlayer .trace path.js-line", "#outcomes .barlayer"):
+        page.wait_for_selector(path, state="attached")
 
 
 def serious_faults(page: playwright.Page) -> list[tuple[str, list[str]]]:
