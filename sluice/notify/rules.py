@@ -10,9 +10,9 @@ minutes on end, and until it was not for some more, the day turns, or the limit 
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from sluice import budget, usage, window
+from sluice import budget, ledger, usage, window
 from sluice.columns import DAY, MONTH
 from sluice.forecast import Outlook
 from sluice.policy import Action
@@ -37,7 +37,7 @@ class Condition:
         forecast: the day's limit will be spent before the day ends.
         open: keys of the open day and month.
         rules: what the team is told of; see budget.RULES.
-        row, outlook: the figures of the moment.
+        row, outlook: the figures of the moment; the row without its counters.
         since, forecast_since: when level and forecast began to hold, as far as this process knows
             (epoch seconds).
     """
@@ -128,7 +128,7 @@ class Judge:
                     forecast=held.forecast,
                     open=open_keys(row),
                     rules=rules,
-                    row=row,
+                    row=slim(row),
                     outlook=expected,
                     since=held.since,
                     forecast_since=held.forecast_since,
@@ -175,6 +175,11 @@ class Judge:
             held.turned = now
         if now - held.turned >= (self._raise_s if expected else self._clear_s):
             held.forecast, held.forecast_since, held.turned = expected, now, None
+
+
+def slim(row: usage.Row) -> usage.Row:
+    """A row without its counters, which no text names: of a thousand teams they are megabytes."""
+    return replace(row, usage=ledger.Usage(row.usage.day, row.usage.month, [], []))
 
 
 def take(held: _Held, row: usage.Row, level: Action, now: float) -> None:
