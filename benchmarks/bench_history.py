@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import data
+import numpy as np
 from race import add_row
 
 from sluice import columns, ledger, usage, window
@@ -50,19 +51,20 @@ def rows_at(now: float) -> list[usage.Row]:
     return found
 
 
-def places_at(minute: int) -> dict[tuple[str, str, str], int]:
-    """Totals of ten applications a team, all of which have grown."""
-    return {
-        (f"{data.team_name(i)}/{data.team_name(i)}", data.team_name(i), f"app-{app}"): minute
+def sizes_at(minute: int) -> usage.Sizes:
+    """Sizes of ten applications a team, all of which have grown."""
+    places = [
+        (f"{data.team_name(i)}/{data.team_name(i)}", data.team_name(i), f"app-{app}")
         for i in range(TEAMS)
         for app in range(APPS_A_TEAM)
-    }
+    ]
+    return places, np.full(len(places), minute, np.int64)
 
 
 def filled(path: Path) -> history.History:
     """A history that has been kept for 35 days."""
     past = history.History(path)
-    past.record(rows_at(NOW - 36 * DAY_S), places_at(1), NOW - 36 * DAY_S)
+    past.record(rows_at(NOW - 36 * DAY_S), NOW - 36 * DAY_S, sizes=sizes_at(1))
     last = NOW // MINUTE_S
     db = sqlite3.connect(path, isolation_level=None)
     db.execute("DELETE FROM usage")
@@ -113,8 +115,9 @@ def bench_history(benchmark: Any, tmp_path: Path) -> None:
         times = []
         for i in range(1, ROUNDS + 1):
             now = NOW + (i + ROUNDS * grows) * MINUTE_S
-            given = rows_at(now), places_at(i) if grows else {}, now
-            times.append(timed(functools.partial(past.record, *given)))
+            sizes = sizes_at(i + 1) if grows else None
+            record = functools.partial(past.record, rows_at(now), now, sizes=sizes)
+            times.append(timed(record))
         add_times(name, 0, times)
     key = f"{data.team_name(500)}/{data.team_name(500)}"
     for name, seconds, step_s in (

@@ -6,7 +6,9 @@ deploy/ and this file change together.
 
 import datetime
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sluice import errors, fields, window
 
@@ -120,6 +122,27 @@ class Budget:
             cost_per_gib=_cost_per_gib(spec),
             notify=_notify(metadata),
         )
+
+
+def read_object(
+    found: Mapping[str, Any],
+) -> tuple[Budget | None, list[errors.BadBudget]]:
+    """Read a TeamBudget that the API server has taken; its lists leave apiVersion and kind out.
+
+    Returns the budget, None where it cannot be read at all, and what is wrong with it.
+    """
+    wrong: list[errors.BadBudget] = []
+    manifest = {"apiVersion": API_VERSION, "kind": KIND, **found}
+    try:
+        return Budget.from_manifest(manifest, tolerated=wrong), wrong
+    except errors.BadBudget as error:
+        return None, [error]
+
+
+def object_key(found: Mapping[str, Any]) -> str:
+    """The key of a TeamBudget that the API server has taken."""
+    metadata = found["metadata"]
+    return f"{metadata['namespace']}/{metadata['name']}"
 
 
 def key_of(manifest: object) -> str | None:
@@ -255,27 +278,24 @@ def _time_zone(spec: fields.Section) -> str:
 def _sample_rate(spec: fields.Section) -> float:
     throttle = spec.section("throttle")
     throttle.only(("sampleRate",))
-    value = throttle.values.get("sampleRate")
-    if value is None:
-        return SAMPLE_RATE
-    field = throttle.field("sampleRate")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise errors.BadBudget(f"{fields.shown(value)} is not a number from 0 to 1", field)
-    # Written so that a NaN, which is neither below 0 nor above 1, is refused too.
-    if not 0 <= value <= 1:
-        raise errors.BadBudget(f"{fields.shown(value)} is not between 0 and 1", field)
-    return float(value)
+    rate = _number(throttle, "sampleRate", 1, "from 0 to 1")
+    return SAMPLE_RATE if rate is None else rate
 
 
 def _cost_per_gib(spec: fields.Section) -> float | None:
-    value = spec.values.get("costPerGiB")
+    return _number(spec, "costPerGiB", COST_MAX, "such as 0.5")
+
+
+def _number(section: fields.Section, name: str, most: int, words: str) -> float | None:
+    value = section.values.get(name)
     if value is None:
         return None
-    field = spec.field("costPerGiB")
+    field = section.field(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise errors.BadBudget(f"{fields.shown(value)} is not a number such as 0.5", field)
-    if not 0 <= value <= COST_MAX:
-        raise errors.BadBudget(f"{fields.shown(value)} is not between 0 and {COST_MAX}", field)
+        raise errors.BadBudget(f"{fields.shown(value)} is not a number {words}", field)
+    # Written so that a NaN, which is neither below 0 nor above `most`, is refused too.
+    if not 0 <= value <= most:
+        raise errors.BadBudget(f"{fields.shown(value)} is not between 0 and {most}", field)
     return float(value)
 
 

@@ -373,17 +373,19 @@ class Ledger:
     def usage(self, keys: Iterable[str], now: float) -> dict[str, Usage]:
         """The committed usage of `keys` in their open windows, as of one moment."""
         era = self.rules_at(now).era
+        known = era.key.shape[1]
         with self._lock:
-            found = {}
-            for key in keys:
-                row = self._file.names.get(key)
-                if row is None or row >= era.key.shape[1] or not era.key[DAY, row]:
-                    continue
-                day = self._cells.of(DAY, row)[era.cell[DAY, row]].tolist()
-                month = self._cells.of(MONTH, row)[era.cell[MONTH, row]].tolist()
-                counts = self._rows[row, :TOTALS].tolist()
-                found[key] = Usage(day[COMMITTED], month[COMMITTED], counts, day[CELL_COUNTS:])
-            return found
+            names = self._file.names
+            row_of = {key: names[key] for key in keys if names.get(key, known) < known}
+            counts = self._rows[list(row_of.values())]
+        found, copied = {}, cells.Cells(counts)
+        for i, (key, row) in enumerate(row_of.items()):
+            if era.key[DAY, row]:
+                day = copied.of(DAY, i)[era.cell[DAY, row]].tolist()
+                month = int(copied.of(MONTH, i)[era.cell[MONTH, row], COMMITTED])
+                all_time = counts[i, :TOTALS].tolist()
+                found[key] = Usage(day[COMMITTED], month, all_time, day[CELL_COUNTS:])
+        return found
 
     def keys(self) -> list[str]:
         """Every key that has a row, "" for the unbudgeted one among them."""

@@ -119,7 +119,7 @@ class LedgerCollector(Collector):
         yield from outcome_series(counts)
         yield from action_series(counts)
         yield from node_series(rows) if self._is_node else budget_series(rows)
-        yield from place_series(self._gate.apps.totals())
+        yield from place_series(self._gate.apps.sizes())
 
 
 Counts = list[tuple[str, str, list[int]]]
@@ -159,7 +159,7 @@ def action_series(counts: Counts) -> Iterator[CounterMetricFamily]:
         yield family
 
 
-def place_series(totals: Mapping[tuple[str, str, str], int]) -> Iterator[CounterMetricFamily]:
+def place_series(sizes: usage.Sizes) -> Iterator[CounterMetricFamily]:
     """Who ate it: by application, and by the namespace that the streams came from."""
     for name, words, label, at in (
         ("tco_app_bytes", "Bytes forwarded, by application.", "app", 2),
@@ -167,8 +167,8 @@ def place_series(totals: Mapping[tuple[str, str, str], int]) -> Iterator[Counter
     ):
         family = CounterMetricFamily(name, words, labels=[*TEAM, label])
         sums: dict[tuple[str, str], int] = {}
-        for place, size in totals.items():
-            sums[place[0], place[at]] = sums.get((place[0], place[at]), 0) + size
+        for place, size in zip(*sizes, strict=False):
+            sums[place[0], place[at]] = sums.get((place[0], place[at]), 0) + int(size)
         for (key, value), size in sums.items():
             namespace, _, team = key.partition("/")
             family.add_metric([team, namespace, value], size)

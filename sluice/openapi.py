@@ -138,6 +138,10 @@ NAMESPACE = parameter(
 )
 STEP: Schema = {"type": "integer", "minimum": 60, "maximum": 2_678_400, "multipleOf": 60}
 
+KEPT = "Kept by `sluice run` and by the dashboard; else 404."
+# What asking for one team may end with.
+OF_A_TEAM = 400, 401, 404, 409, 503
+
 READ: dict[str, object] = {
     "/ready": {
         "get": {
@@ -166,7 +170,7 @@ READ: dict[str, object] = {
     "/api/teams": {"get": operation("teams", "teams", "All teams.", "Teams", 400, 401, 503)},
     "/api/teams/{name}": {
         "parameters": [TEAM, NAMESPACE],
-        "get": operation("teams", "team", "One team.", "Team", 400, 401, 404, 409, 503),
+        "get": operation("teams", "team", "One team.", "Team", *OF_A_TEAM),
     },
     "/api/teams/{name}/history": {
         "parameters": [TEAM, NAMESPACE],
@@ -175,8 +179,8 @@ READ: dict[str, object] = {
             "history",
             "What a team used, and what became of its entries, step by step.",
             "History",
-            *(400, 401, 404, 409, 503),
-            description="Kept by `sluice run` and, from Prometheus, by the dashboard; else 404.",
+            *OF_A_TEAM,
+            description=KEPT,
             parameters=[
                 parameter("from", "RFC 3339; without it, the begin of the open day.", INSTANT),
                 parameter("to", "RFC 3339, after `from`; without it, now.", INSTANT),
@@ -191,7 +195,7 @@ READ: dict[str, object] = {
             "top",
             "The namespaces and applications that most bytes of the open day came from.",
             "Top",
-            *(400, 401, 404, 409, 503),
+            *OF_A_TEAM,
             description="Kept by `sluice run` and, from Prometheus, by the dashboard; else 404.",
             parameters=[count(10, 100)],
         ),
@@ -202,8 +206,8 @@ READ: dict[str, object] = {
             "events",
             "What happened, newest first: of all teams, or of one.",
             "Events",
-            *(400, 401, 404, 409, 503),
-            description="Kept by `sluice run` and by the dashboard; else 404.",
+            *OF_A_TEAM,
+            description=KEPT,
             parameters=[
                 parameter("team", "The name of a team.", TEXT),
                 parameter("namespace", "The namespace of that team's budget.", TEXT),

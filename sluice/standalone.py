@@ -54,7 +54,7 @@ class Standalone(service.Service):
             self._options,
             self._options.dashboard_listen,
             self.status,
-            places=self.gate.apps.totals,
+            sizes=self.gate.apps.sizes,
             kept=self.ledger.record,
             past=past,
         )

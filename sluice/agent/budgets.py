@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from sluice import budget, errors
+from sluice import budget
 from sluice.agent import elsewhere
 
 
@@ -29,8 +29,7 @@ class Budgets:
 
     def handle(self, kind: str, found: Mapping[str, Any]) -> None:
         """Take in an event of the informer."""
-        metadata = found["metadata"]
-        key = f"{metadata['namespace']}/{metadata['name']}"
+        key = budget.object_key(found)
         if kind == "DELETED":
             with self._lock:
                 self._manifests.pop(key, None)
@@ -47,18 +46,13 @@ class Budgets:
             self._others.hear(key, status)
 
     def _put(self, key: str, manifest: dict[str, Any]) -> None:
-        tolerated: list[errors.BadBudget] = []
-        try:
-            own: budget.Budget | None = budget.Budget.from_manifest(manifest, tolerated=tolerated)
-        except errors.BadBudget as error:
-            own = None
-            tolerated = [error]
+        own, wrong = budget.read_object(manifest)
         with self._lock:
             self._problems.pop(key, None)
             if own is not None:
                 self._manifests[key] = manifest
-            if tolerated:
-                self._problems[key] = "; ".join(error.message for error in tolerated)
+            if wrong:
+                self._problems[key] = "; ".join(error.message for error in wrong)
             # What cannot be read at all keeps the last version that could.
             if own is not None and own != self._budgets.get(key):
                 self._budgets[key] = own

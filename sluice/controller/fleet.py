@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sluice import budget, errors, table
+from sluice import budget, table
 from sluice.controller.plan import Concern
 
 ANNOTATION = f"metadata.annotations[{budget.NOTIFY}]"
@@ -48,8 +48,7 @@ class Fleet:
 
     def put(self, found: Mapping[str, Any]) -> str:
         """Take in a version of an object; returns its key."""
-        metadata = found["metadata"]
-        key = f"{metadata['namespace']}/{metadata['name']}"
+        metadata, key = found["metadata"], budget.object_key(found)
         before = self.members.get(key)
         if before is not None and before.uid != metadata.get("uid", ""):
             before = None
@@ -75,8 +74,7 @@ class Fleet:
 
     def remove(self, found: Mapping[str, Any]) -> str:
         """An object is gone; returns its key."""
-        metadata = found["metadata"]
-        key = f"{metadata['namespace']}/{metadata['name']}"
+        key = budget.object_key(found)
         self.members.pop(key, None)
         self._concerns = None
         return key
@@ -126,17 +124,14 @@ class Fleet:
 
 def read(found: Mapping[str, Any]) -> tuple[budget.Budget | None, Concern | None]:
     """Read an object that the API server has taken, and say what of it cannot be used."""
-    tolerated: list[errors.BadBudget] = []
-    manifest = {"apiVersion": budget.API_VERSION, "kind": budget.KIND, **found}
-    try:
-        own = budget.Budget.from_manifest(manifest, tolerated=tolerated)
-    except errors.BadBudget as error:
-        return None, Concern("InvalidSpec", error.message)
-    for one in tolerated:
+    own, wrong = budget.read_object(found)
+    if own is None:
+        return None, Concern("InvalidSpec", wrong[0].message)
+    for one in wrong:
         if one.field == "spec.timeZone":
             return own, Concern("InvalidTimeZone", f"{one.message}: enforced in UTC")
         if one.field == ANNOTATION:
             return own, Concern("InvalidAnnotation", f"{one.message}: the defaults hold")
-    if tolerated:
-        return own, Concern("UnknownField", "; ".join(one.message for one in tolerated))
+    if wrong:
+        return own, Concern("UnknownField", "; ".join(one.message for one in wrong))
     return own, None

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from sluice import nodeusage, pace, usage, window
+from sluice import budget, nodeusage, pace, usage, window
 from sluice.controller import event, fleet, fold, plan, totals
 from sluice.kube import client
 
@@ -268,10 +268,9 @@ class Loop:
 
     def put(self, found: client.Object) -> None:
         """Take in what a write to a budget's status returned."""
-        metadata = found["metadata"]
         with self._lock:
-            member = self._fleet.members.get(f"{metadata['namespace']}/{metadata['name']}")
-            if member is not None and member.uid == metadata["uid"]:
+            member = self._fleet.members.get(budget.object_key(found))
+            if member is not None and member.uid == found["metadata"]["uid"]:
                 self._fleet.put(found)
                 if self._fleet.has_changed():
                     self._dirty |= self._fleet.members.keys()

@@ -40,28 +40,21 @@ class Teams:
 
     def handle(self, kind: str, found: dict[str, Any]) -> None:
         """Take in an event of a TeamBudget."""
-        metadata = found["metadata"]
-        key = f"{metadata['namespace']}/{metadata['name']}"
+        key = budget.object_key(found)
         with self._lock:
             if kind == "DELETED":
                 self._seen.pop(key, None)
                 self._problems.pop(key, None)
                 return
-            manifest = {"apiVersion": budget.API_VERSION, "kind": budget.KIND, **found}
-            tolerated: list[errors.BadBudget] = []
-            try:
-                own = budget.Budget.from_manifest(manifest, tolerated=tolerated)
-            except errors.BadBudget as error:
+            own, wrong = budget.read_object(found)
+            if own is None and key in self._seen:
                 # It is enforced as it was before; so it is shown.
-                tolerated.append(error)
-                before = self._seen.get(key)
-                if before is not None:
-                    self._seen[key] = Seen(before.own, found.get("status") or {})
-            else:
+                own = self._seen[key].own
+            if own is not None:
                 self._seen[key] = Seen(own, found.get("status") or {})
             self._problems.pop(key, None)
-            if tolerated:
-                self._problems[key] = "; ".join(error.message for error in tolerated)
+            if wrong:
+                self._problems[key] = "; ".join(error.message for error in wrong)
 
     def rows(self, now: float) -> list[usage.Row]:
         """Every team's row, by key."""

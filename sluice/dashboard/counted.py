@@ -1,6 +1,9 @@
 """Counting: from rows to what history.py keeps of them, and from that to points. Pure."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
 
 from sluice import columns, ledger, usage, window
 from sluice.records import Place, Point
@@ -12,9 +15,6 @@ OUTCOMES = (columns.FORWARDED, columns.SAMPLED, columns.DROPPED, columns.REFUSED
 
 # The ledger's record(), see ledger.Ledger.
 Kept = Callable[[Iterable[str]], ledger.Counted]
-# Team's key, namespace, application.
-Spot = tuple[str, str, str]
-Sizes = Mapping[Spot, int]
 # Minute, day, bytes of the day and of the month, bytes of the day by OUTCOMES.
 Counted = tuple[int, int, int, int, int, int, int, int]
 NOTHING = (0, 0, 0, 0)
@@ -72,12 +72,12 @@ def ended(
     return values
 
 
-def grown(now: Sizes, before: Sizes) -> Iterator[tuple[Spot, int]]:
-    """What has been added to each; all of it where it is less than before, for it began anew."""
-    for spot, size in now.items():
-        old = before.get(spot, 0)
-        if size != old:
-            yield spot, size - old if size > old else size
+def grown(now: npt.NDArray[np.int64], before: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Which of the sizes have grown since there were those of `before`, and by how much."""
+    added = now.copy()
+    added[: len(before)] -= before
+    for at in np.flatnonzero(added):
+        yield int(at), int(added[at])
 
 
 def points(

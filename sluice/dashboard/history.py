@@ -11,6 +11,8 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from sluice import columns, usage, window
 from sluice.dashboard import counted, database, thin
 from sluice.records import Event, Place, Point
@@ -96,23 +98,26 @@ class History:
     def __init__(self, path: Path, *, days: int = DAYS) -> None:
         self._file = database.Database(path, SCHEMA, VERSION)
         self._days = days
-        self._places: counted.Sizes = {}
+        self._sizes = np.zeros(0, np.int64)
 
     def record(
         self,
         rows: Sequence[usage.Row],
-        places: counted.Sizes,
         now: float,
+        *,
+        sizes: usage.Sizes | None = None,
         kept: counted.Kept | None = None,
     ) -> None:
         """Keep the rows of a moment; meant for once a minute, and once more at the end.
 
         Args:
-            places: usage.Apps.totals(); what they have grown since the last call is added to the
-                open days.
             now: epoch seconds.
+            sizes: usage.Apps.sizes(), always of the same Apps; what they have grown since the last
+                call is added to the open days.
             kept: ledger.Ledger.record, asked for the last bytes of days that ended meanwhile.
         """
+
+        places, new = sizes or ((), self._sizes)
 
         def change(db: sqlite3.Connection) -> None:
             found = [(row.budget.key, counted.current(row)) for row in rows]
@@ -120,12 +125,13 @@ class History:
                 found += counted.ended(rows, kept, last_minute(db, now), now)
             ids = team_ids(db, [row.budget.key for row in rows], now)
             db.executemany(KEEP_MINUTE, {(minute,) for _, (minute, *_) in found})
-            db.executemany(KEEP, [(minute, ids[key], *rest) for key, (minute, *rest) in found])
-            add_places(db, rows, ids, counted.grown(places, self._places))
+            db.executemany(KEEP, ((minute, ids[key], *rest) for key, (minute, *rest) in found))
+            added = counted.grown(new, self._sizes)
+            add_places(db, rows, ids, ((places[at], size) for at, size in added))
             thin.tidy(db, now, self._days)
 
         if self._file.write(change, now):
-            self._places = places
+            self._sizes = new
 
     def note(self, event: Event) -> None:
         """Keep an event."""
@@ -208,7 +214,7 @@ def add_places(
     db: sqlite3.Connection,
     rows: Iterable[usage.Row],
     ids: Mapping[str, int],
-    sizes: Iterable[tuple[counted.Spot, int]],
+    sizes: Iterable[tuple[usage.Place, int]],
 ) -> None:
     """Add bytes by (team, namespace, application) to the open days of their teams.
 

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from sluice import api, auth, chores, forecast, jsonfile, records, settings, usage
 from sluice.dashboard import app, history, prometheus, server
-from sluice.dashboard.counted import Kept, Sizes
+from sluice.dashboard.counted import Kept
 
 log = logging.getLogger("sluice.dashboard")
 
@@ -43,7 +43,7 @@ class Web:
 
     Args:
         rows: every team's row at a moment.
-        places: see usage.Apps.totals(); none where they are not counted in this process.
+        sizes: usage.Apps.sizes, where places are counted in this process.
         kept: what the ledger still has of days that ended, where there is one.
         collectors: further series of /metrics.
         past: what is kept elsewhere, given what is kept here and by Prometheus, if there is one.
@@ -61,13 +61,13 @@ class Web:
         listen: settings.Address,
         status: api.Status,
         *,
-        places: Callable[[], Sizes] = dict,
+        sizes: Callable[[], usage.Sizes] | None = None,
         kept: Kept | None = None,
         past: Callable[[history.History, records.Records | None], records.Records],
         clock: Callable[[], float] = time.time,
         collectors: Iterable[Collector] = (),
     ) -> None:
-        self._rows, self._places, self._kept, self._clock = rows, places, kept, clock
+        self._rows, self._sizes, self._kept, self._clock = rows, sizes, kept, clock
         self._status = status
         self._forecasts = options.state_dir / "forecast.json"
         self.outlooks = forecast.Outlooks()
@@ -134,7 +134,8 @@ class Web:
         if not self._is_known():
             return
         now = self._clock()
-        self.history.record(self._rows(now), self._places(), now, self._kept)
+        sizes = self._sizes() if self._sizes is not None else None
+        self.history.record(self._rows(now), now, sizes=sizes, kept=self._kept)
 
     def _save(self) -> None:
         try:

@@ -52,6 +52,11 @@ def day_counts(sizes: Sequence[int]) -> list[int]:
     return counts
 
 
+def sizes(of: Mapping[usage.Place, int]) -> usage.Sizes:
+    """As usage.Apps.sizes() has them."""
+    return list(of), np.array(list(of.values()), np.int64)
+
+
 def sums(past: history.History, key: str, start: float, end: float, step_s: int) -> list[int]:
     """Bytes by outcome in all steps of a stretch."""
     points = past.history(key, int(start), int(end), step_s)
@@ -102,7 +107,7 @@ class Days(RuleBasedStateMachine):
             rows.append(row(own, self.now, *sizes))
             self.recorded[own.key, here.day] = [*sizes]
             self.first.setdefault((own.key, here.day), self.now)
-        self.past.record(rows, {}, self.now)
+        self.past.record(rows, self.now)
         # What is too old, or recorded by a clock that was wrong, may be gone.
         for key, day in [*self.recorded]:
             here = window.open_windows(self.zones[key], self.first[key, day])
@@ -157,7 +162,7 @@ def test_a_point_has_the_usage_at_its_end_and_the_bytes_since_the_one_before(
 ) -> None:
     for i in range(1, 11):
         now = NOON + i * MINUTE_S
-        past.record([row(team(), now, 100 * i, 10 * i, i, 2 * i, month=5000 + 100 * i)], {}, now)
+        past.record([row(team(), now, 100 * i, 10 * i, i, 2 * i, month=5000 + 100 * i)], now)
     first, second = (
         past.history(KEY, NOON, NOON + 599, 300),
         past.history(KEY, NOON, NOON + 600, 60),
@@ -177,14 +182,14 @@ def test_a_point_has_the_usage_at_its_end_and_the_bytes_since_the_one_before(
 def test_the_bytes_of_a_gap_are_in_the_first_point_after_it(past: history.History) -> None:
     for minute, size in ((1, 10), (2, 20), (30, 700)):
         now = NOON + minute * MINUTE_S
-        past.record([row(team(), now, size)], {}, now)
+        past.record([row(team(), now, size)], now)
     points = past.history(KEY, NOON, NOON + HOUR_S, 60)
     assert [(one.at - NOON, one.forwarded) for one in points] == [(60, 10), (120, 10), (1800, 680)]
 
 
 def test_a_new_day_begins_at_nothing(past: history.History) -> None:
     for now, size in ((MIDNIGHT - 60.4, 700), (MIDNIGHT + 0.4, 3), (MIDNIGHT + 60.4, 50)):
-        past.record([row(team(), now, size, month=9000 + size)], {}, now)
+        past.record([row(team(), now, size, month=9000 + size)], now)
     points = past.history(KEY, MIDNIGHT - HOUR_S, MIDNIGHT + HOUR_S, 60)
     assert [(one.at - MIDNIGHT, one.day_usage, one.forwarded) for one in points] == [
         (-60, 700, 700),
@@ -193,7 +198,8 @@ def test_a_new_day_begins_at_nothing(past: history.History) -> None:
 
 
 def test_integers_are_exact_to_the_last(past: history.History) -> None:
-    past.record([row(team(), NOON, 2**63 - 1, 2**63 - 2)], {(KEY, "n", "a"): 2**63 - 1}, NOON)
+    places = sizes({(KEY, "n", "a"): 2**63 - 1})
+    past.record([row(team(), NOON, 2**63 - 1, 2**63 - 2)], NOON, sizes=places)
     (point,) = past.history(KEY, NOON - 60, NOON, 60)
     assert (point.day_usage, point.forwarded, point.sampled) == (2**63 - 1, 2**63 - 1, 2**63 - 2)
     assert past.top(KEY, NOON - HOUR_S, 5)[1][0].size == 2**63 - 1
@@ -207,7 +213,7 @@ def test_the_last_bytes_of_a_day_are_had_from_the_ledger(
     """Recorded half a minute before a day's end, or not for days after."""
     own = team(zone=zone)
     here = window.open_windows(zone, NOON)
-    past.record([row(own, here.end - 30, 1000)], {}, here.end - 30)
+    past.record([row(own, here.end - 30, 1000)], here.end - 30)
     now = here.end + (3 * DAY_S if is_down else 30)
     asked = []
 
@@ -215,11 +221,11 @@ def test_the_last_bytes_of_a_day_are_had_from_the_ledger(
         asked.append(set(keys))
         return {window.day_key(here.day): {KEY: [1234, *day_counts([1234, 5, 6, 7])]}}
 
-    past.record([row(own, now, 8, month=9999)], {}, now, kept)
+    past.record([row(own, now, 8, month=9999)], now, kept=kept)
     assert sums(past, KEY, here.start, here.end, 60) == [1234, 5, 6, 7]
     (last,) = past.history(KEY, int(here.end) - 60, int(here.end), 60)
     assert (last.day_usage, last.month_usage) == (1234, 9991)
-    past.record([row(own, now + 600, 9)], {}, now + 600, kept)
+    past.record([row(own, now + 600, 9)], now + 600, kept=kept)
     assert asked == [{KEY}]
 
 
@@ -231,10 +237,10 @@ def test_the_ledger_of_a_real_gate_knows_the_last_bytes_of_a_day(past: history.H
         entrance.evaluate(entrance.resolve(["default"]), np.array([size]), now=now)
 
     charge(100, MIDNIGHT - 40)
-    past.record(usage.rows(book, MIDNIGHT - 30), {}, MIDNIGHT - 30, book.record)
+    past.record(usage.rows(book, MIDNIGHT - 30), MIDNIGHT - 30, kept=book.record)
     charge(23, MIDNIGHT - 20)
     charge(7, MIDNIGHT + 10)
-    past.record(usage.rows(book, MIDNIGHT + 30), {}, MIDNIGHT + 30, book.record)
+    past.record(usage.rows(book, MIDNIGHT + 30), MIDNIGHT + 30, kept=book.record)
     assert sums(past, KEY, MIDNIGHT - DAY_S, MIDNIGHT, 60)[0] == 123
     assert sums(past, KEY, MIDNIGHT, MIDNIGHT + DAY_S, 60)[0] == 7
 
@@ -255,7 +261,7 @@ def test_old_minutes_are_thinned_out_and_days_still_add_up(
             held = sizes.setdefault((own.key, day), [10**11 + rng.randrange(10**9)] * 4)
             held[minute % 4] += 10**6
             rows.append(row(own, now, *held, month=10**13))
-        past.record(rows, {}, now)
+        past.record(rows, now)
     for own in teams[:4]:
         here = window.open_windows(own.time_zone, MIDNIGHT + 36 * HOUR_S)
         assert sums(past, own.key, here.start, here.end, 900) == sizes[own.key, here.day]
@@ -275,9 +281,9 @@ def test_what_was_counted_after_a_clock_was_put_back_is_not_thinned_out(
 ) -> None:
     """Minutes that lie behind it were recorded before it, and have less."""
     for minute, size in ((1, 10), (4, 40), (10, 100), (3, 150)):
-        past.record([row(team(), NOON + minute * MINUTE_S, size)], {}, NOON + minute * MINUTE_S)
+        past.record([row(team(), NOON + minute * MINUTE_S, size)], NOON + minute * MINUTE_S)
     later = NOON + 3 * DAY_S
-    past.record([row(team(), later, 1)], {}, later)
+    past.record([row(team(), later, 1)], later)
     points = past.history(KEY, NOON, NOON + HOUR_S, 60)
     assert [(one.at - NOON, one.forwarded) for one in points] == [(180, 150), (600, 0)]
     past.close()
@@ -291,19 +297,19 @@ def test_what_is_too_old_or_from_a_wrong_future_goes_little_by_little(tmp_path: 
         for at in (NOON, NOON + 400 * DAY_S):
             now = at + minute * MINUTE_S
             places[KEY, "default", "cart"] += 1
-            past.record([row(team(), now, minute)], places, now)
+            past.record([row(team(), now, minute)], now, sizes=sizes(places))
     now = NOON + 4 * DAY_S
-    past.record([row(team("new"), now, 1)], {}, now)
+    past.record([row(team("new"), now, 1)], now)
     # Thirty recorded when it was wrong by a year have cost no more than ten each.
     left = query(path, "SELECT count(*) FROM minutes")
     assert 0 < left[0][0] <= 31 + 20
     for _ in range(5):
-        past.record([row(team("new"), now, 1)], {}, now)
+        past.record([row(team("new"), now, 1)], now)
     assert len(query(path, "SELECT minute FROM minutes")) == 1
     assert query(path, "SELECT count(*) FROM usage") == [(1,)]
     assert query(path, "SELECT count(*) FROM places") == [(0,)]
     later = now + 10 * DAY_S
-    past.record([row(team("newer"), later, 1)], {}, later)
+    past.record([row(team("newer"), later, 1)], later)
     assert query(path, "SELECT key FROM teams WHERE key = 'default/new'") == []
     past.close()
 
@@ -320,8 +326,8 @@ def test_the_top_of_a_day_survives_restarts_and_ends_with_the_day(tmp_path: Path
     start = MIDNIGHT - DAY_S
     own, other = team(), team("other")
 
-    def record(now: float, places: Mapping[tuple[str, str, str], int]) -> None:
-        past.record([row(own, now, 1), row(other, now, 1)], places, now)
+    def record(now: float, places: Mapping[usage.Place, int]) -> None:
+        past.record([row(own, now, 1), row(other, now, 1)], now, sizes=sizes(places))
 
     before = {(KEY, "default", "cart"): 100, (KEY, "jobs", "cart"): 5, (KEY, "jobs", "db"): 50}
     record(NOON, before)
@@ -340,18 +346,19 @@ def test_the_top_of_a_day_survives_restarts_and_ends_with_the_day(tmp_path: Path
     assert [one.name for one in past.top(KEY, start, 2)[0]] == ["default", "jobs"]
     assert past.top("default/other", start, 10)[1][0].size == 7
     assert past.top("default/nobody", start, 10) == ([], [])
-    record(MIDNIGHT + 1, {(KEY, "default", "cart"): 1, (KEY, "new", "n"): 5})
+    record(MIDNIGHT + 1, {(KEY, "default", "cart"): 1, (KEY, "new", "n"): 5, ("", "x", "y"): 9})
     assert [(one.name, one.size) for one in past.top(KEY, MIDNIGHT, 10)[1]] == [("n", 3)]
     assert past.top(KEY, start, 10)[1][0].size == 106
     past.close()
 
 
 def test_places_of_a_day_are_bounded(past: history.History) -> None:
-    def places(first: int) -> dict[tuple[str, str, str], int]:
+    def places(first: int) -> dict[usage.Place, int]:
         return {(KEY, f"ns-{i}", "app"): 10 for i in range(first, first + usage.APPS - 1)}
 
-    past.record([row(team(), NOON, 1)], places(0), NOON)
-    past.record([row(team(), NOON, 1)], places(usage.APPS), NOON)
+    first = places(0)
+    past.record([row(team(), NOON, 1)], NOON, sizes=sizes(first))
+    past.record([row(team(), NOON, 1)], NOON, sizes=sizes(first | places(usage.APPS)))
     namespaces = past.top(KEY, MIDNIGHT - DAY_S, 2 * usage.APPS)[0]
     assert len(namespaces) == usage.APPS + 1
     assert (namespaces[0].name, namespaces[0].size) == (usage.OTHER, 10 * (usage.APPS - 2))
@@ -361,7 +368,7 @@ def test_places_of_a_day_are_bounded(past: history.History) -> None:
     "name", ["nul \0 in it", "half \ud800 a pair", "'; DROP TABLE teams --", ""]
 )
 def test_hostile_names_are_kept_as_they_are(past: history.History, name: str) -> None:
-    past.record([row(team(), NOON, 5)], {(KEY, name, name): 3}, NOON)
+    past.record([row(team(), NOON, 5)], NOON, sizes=sizes({(KEY, name, name): 3}))
     past.note(Event(NOON, KEY, "Normal", "Reason", name))
     shown = name.encode("utf-8", "replace").decode()
     assert past.history(f"default/{name}", NOON - 60, NOON, 60) == []
@@ -399,7 +406,7 @@ past = t.history.History(Path(sys.argv[1]))
 for i in itertools.count(1):
     now = t.NOON + i * t.MINUTE_S
     rows = [t.row(t.team(f"team-{n}"), now, i * n) for n in range(50)]
-    past.record(rows, {(t.KEY, "n", "a"): i}, now)
+    past.record(rows, now, sizes=t.sizes({(t.KEY, "n", "a"): i}))
     print(i, flush=True)
 """
 
@@ -423,7 +430,7 @@ def test_a_process_killed_in_the_middle_loses_at_most_a_minute(
     assert all(one.forwarded == 7 for one in points)
     assert query(path, "PRAGMA integrity_check") == [("ok",)]
     now = NOON + (last + 2) * MINUTE_S
-    past.record([row(team("team-7"), now, 7 * (last + 2))], {}, now)
+    past.record([row(team("team-7"), now, 7 * (last + 2))], now)
     assert sum(one.forwarded for one in past.history("default/team-7", NOON, now, 60)) == 7 * (
         last + 2
     )
@@ -450,13 +457,13 @@ def test_readers_see_whole_minutes_while_they_are_written(past: history.History)
             failed.append(error)
             raise
 
-    past.record([row(own, NOON, 0) for own in teams], {}, NOON)
+    past.record([row(own, NOON, 0) for own in teams], NOON)
     readers = [threading.Thread(target=read, args=(teams[i],)) for i in range(4)]
     for reader in readers:
         reader.start()
     for i in range(1, 200):
         now = NOON + i * MINUTE_S
-        past.record([row(own, now, i * 10) for own in teams], {}, now)
+        past.record([row(own, now, i * 10) for own in teams], now)
         past.note(Event(now, teams[0].key, "Normal", "R", "x"))
     is_over.set()
     for reader in readers:
@@ -467,11 +474,11 @@ def test_readers_see_whole_minutes_while_they_are_written(past: history.History)
 
 
 def test_whoever_reads_for_long_is_not_waited_for(past: history.History, tmp_path: Path) -> None:
-    past.record([row(team(), NOON, 1)], {}, NOON)
+    past.record([row(team(), NOON, 1)], NOON)
     slow = sqlite3.connect(tmp_path / "history.db")
     slow.execute("BEGIN")
     assert slow.execute("SELECT count(*) FROM usage").fetchone() == (1,)
-    past.record([row(team(), NOON + 60, 2)], {}, NOON + 60)
+    past.record([row(team(), NOON + 60, 2)], NOON + 60)
     assert len(past.history(KEY, NOON - 60, NOON + 60, 60)) == 2
     assert slow.execute("SELECT count(*) FROM usage").fetchone() == (1,)
     slow.close()
@@ -483,7 +490,7 @@ def spoil(path: Path, how: str) -> None:
     past = history.History(path)
     for i in range(120):
         rows = [row(team(f"team-{n}"), NOON + i * MINUTE_S, i) for n in range(20)]
-        past.record([row(team(), NOON + i * MINUTE_S, i), *rows], {}, NOON + i * MINUTE_S)
+        past.record([row(team(), NOON + i * MINUTE_S, i), *rows], NOON + i * MINUTE_S)
     past.close()
     content = bytearray(path.read_bytes())
     if how == "text":
@@ -519,7 +526,7 @@ def test_a_file_that_cannot_be_trusted_is_set_aside_and_a_new_one_begun(
         with pytest.raises(errors.Unavailable, match=str(path)):
             past.history(KEY, NOON, now, 60)
     with caplog.at_level(logging.WARNING):
-        past.record([row(team(), now, 5)], {}, now)
+        past.record([row(team(), now, 5)], now)
     assert [one.forwarded for one in past.history(KEY, NOON, now, 60)] == [5]
     assert (tmp_path / f"history.db.damaged-{now}").read_bytes()[:4096] == before[:4096]
     assert [one.message for one in caplog.records if "damaged" in one.message] == [
@@ -534,17 +541,17 @@ def test_no_more_than_a_few_damaged_files_are_kept(tmp_path: Path) -> None:
     for i in range(6):
         path.write_text("no database" * 100)
         past = history.History(path)
-        past.record([row(team(), NOON + i * MINUTE_S, 5)], {}, NOON + i * MINUTE_S)
+        past.record([row(team(), NOON + i * MINUTE_S, 5)], NOON + i * MINUTE_S)
         past.close()
     kept = sorted(one.name for one in tmp_path.glob("*damaged*"))
     assert kept == [f"history.db.damaged-{NOON + i * MINUTE_S}" for i in (3, 4, 5)]
 
 
 def test_a_file_that_somebody_removes_is_begun_anew(past: history.History, tmp_path: Path) -> None:
-    past.record([row(team(), NOON, 5)], {}, NOON)
+    past.record([row(team(), NOON, 5)], NOON)
     (tmp_path / "history.db").unlink()
     assert past.history(KEY, NOON - 60, NOON + 60, 60) == []
-    past.record([row(team(), NOON + 60, 7)], {}, NOON + 60)
+    past.record([row(team(), NOON + 60, 7)], NOON + 60)
     assert [one.forwarded for one in past.history(KEY, NOON - 60, NOON + 60, 60)] == [7]
     past.close()
 
@@ -556,14 +563,14 @@ def test_without_a_place_to_write_it_is_said_once_and_life_goes_on(
     past = history.History(folder / "history.db")
     with caplog.at_level(logging.INFO):
         for i in range(3):
-            past.record([row(team(), NOON, 5)], {(KEY, "n", "a"): i}, NOON)
+            past.record([row(team(), NOON, 5)], NOON, sizes=sizes({(KEY, "n", "a"): i}))
             past.note(Event(NOON, KEY, "Normal", "R", "x"))
         assert len(caplog.records) == 1
         assert str(folder / "history.db") in caplog.text
         assert past.history(KEY, NOON - 60, NOON, 60) == []
         assert past.top(KEY, NOON - 60, 5) == ([], [])
         folder.mkdir()
-        past.record([row(team(), NOON, 5)], {(KEY, "n", "a"): 7}, NOON)
+        past.record([row(team(), NOON, 5)], NOON, sizes=sizes({(KEY, "n", "a"): 7}))
     assert "is written again" in caplog.records[1].message
     assert past.history(KEY, NOON - 60, NOON, 60)[0].forwarded == 5
     # What could not be written is in what comes after.
@@ -581,7 +588,7 @@ past = t.history.History(Path(sys.argv[1]))
 def record(minutes):
     for i in minutes:
         now = t.NOON + i * t.MINUTE_S
-        past.record([t.row(t.team(f"team-{n}"), now, i) for n in range(100)], {}, now)
+        past.record([t.row(t.team(f"team-{n}"), now, i) for n in range(100)], now)
 record(range(1, 5))
 resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, resource.RLIM_INFINITY))
 record(range(5, 55))
@@ -607,7 +614,7 @@ def test_a_full_disk_is_said_once_and_costs_points_but_no_bytes(tmp_path: Path) 
 
 
 def test_each_part_of_the_past_may_be_kept_by_somebody_else(past: history.History) -> None:
-    past.record([row(team(), NOON, 5)], {(KEY, "n", "a"): 1}, NOON)
+    past.record([row(team(), NOON, 5)], NOON, sizes=sizes({(KEY, "n", "a"): 1}))
     past.note(Event(NOON, KEY, "Normal", "R", "x"))
     nobody = NotHere("ask somebody else")
     both = Together(history=past, top=nobody, events=past)
