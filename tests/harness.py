@@ -20,7 +20,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import psutil
 import yaml
@@ -113,7 +113,7 @@ class Server:
                 start_new_session=True,
             )
 
-    def start(self, ready_s: float = READY_S) -> "Server":
+    def start(self, ready_s: float = READY_S) -> Self:
         """Start the process and wait until it answers its readiness probe with 200."""
         self.launch()
         try:
@@ -208,7 +208,7 @@ class Server:
         """The calling thread's connection: the one it has, unless the server has closed it."""
         held: http.client.HTTPConnection | None = getattr(self.client, "held", None)
         if held is None or held.port != self.port:
-            held = self.client.held = http.client.HTTPConnection("127.0.0.1", self.port)
+            held = self.client.held = self.new_connection()
         # Readable before anything was asked: that is the end of the connection.
         if held.sock is not None and select.select([held.sock], [], [], 0)[0]:
             held.close()
@@ -216,6 +216,10 @@ class Server:
         if held.sock is not None:
             held.sock.settimeout(timeout)
         return held
+
+    def new_connection(self) -> http.client.HTTPConnection:
+        """A connection to the server, not opened yet."""
+        return http.client.HTTPConnection("127.0.0.1", self.port)
 
     def close(self) -> None:
         """Close the calling thread's connection."""
@@ -264,46 +268,19 @@ class Server:
         )
 
 
-class Sluice(Server):
-    """`sluice run` as a user runs it; may be started again on the same ports and state."""
-
-    name = "sluice"
+class Subcommand(Server):
+    """A subcommand of `sluice` that serves the API; may be started again on the same port."""
 
     def __init__(
-        self,
-        folder: Path,
-        budgets: Path,
-        upstream: str,
-        *,
-        state_dir: Path | None = None,
-        args: Sequence[str] = (),
-        env: Mapping[str, str] | None = None,
+        self, folder: Path, *, args: Sequence[str] = (), env: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(folder)
-        self.budgets = budgets
-        self.upstream = upstream
-        self.state_dir = state_dir or folder / "state"
         self.args = list(args)
         self.env = dict(env or {})
         self.port = free_port()
-        self.dashboard_port = free_port()
 
-    @property
-    def dashboard_url(self) -> str:
-        return f"http://127.0.0.1:{self.dashboard_port}"
-
-    def command(self) -> list[str]:
-        return [
-            *(sys.executable, *self.program(), "run"),
-            *("--budgets", str(self.budgets)),
-            *("--upstream", self.upstream),
-            *("--listen", f"127.0.0.1:{self.port}"),
-            *("--dashboard-listen", f"127.0.0.1:{self.dashboard_port}"),
-            *("--state-dir", str(self.state_dir)),
-            *self.args,
-        ]
-
-    def program(self) -> list[str]:
+    @staticmethod
+    def program() -> list[str]:
         """What to run: the module, or what runs it while coverage measures this process too."""
         measuring = "COVERAGE_PROCESS_CONFIG" in os.environ
         return [str(TESTS / "measured.py")] if measuring else ["-m", "sluice"]
@@ -313,10 +290,6 @@ class Sluice(Server):
         theirs = {n: v for n, v in os.environ.items() if not n.startswith("SLUICE_")}
         path = os.pathsep.join(filter(None, [str(TESTS.parent), os.environ.get("PYTHONPATH")]))
         return {**theirs, "PYTHONPATH": path, **self.env}
-
-    def start(self, ready_s: float = READY_S) -> "Sluice":
-        super().start(ready_s)
-        return self
 
     def teams(self) -> dict[str, Any]:
         """The teams of /api/teams by name."""
@@ -347,6 +320,43 @@ class Sluice(Server):
         self.kill()
 
 
+class Sluice(Subcommand):
+    """`sluice run` as a user runs it; may be started again on the same ports and state."""
+
+    name = "sluice"
+
+    def __init__(
+        self,
+        folder: Path,
+        budgets: Path,
+        upstream: str,
+        *,
+        state_dir: Path | None = None,
+        args: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(folder, args=args, env=env)
+        self.budgets = budgets
+        self.upstream = upstream
+        self.state_dir = state_dir or folder / "state"
+        self.dashboard_port = free_port()
+
+    @property
+    def dashboard_url(self) -> str:
+        return f"http://127.0.0.1:{self.dashboard_port}"
+
+    def command(self) -> list[str]:
+        return [
+            *(sys.executable, *self.program(), "run"),
+            *("--budgets", str(self.budgets)),
+            *("--upstream", self.upstream),
+            *("--listen", f"127.0.0.1:{self.port}"),
+            *("--dashboard-listen", f"127.0.0.1:{self.dashboard_port}"),
+            *("--state-dir", str(self.state_dir)),
+            *self.args,
+        ]
+
+
 class Upstream(Server):
     """tests/upstream.py in another process."""
 
@@ -364,10 +374,6 @@ class Upstream(Server):
     def environment(self) -> dict[str, str]:
         # Not measured: it is no part of Sluice, and slower if it is.
         return {n: v for n, v in os.environ.items() if not n.startswith("COVERAGE_PROCESS")}
-
-    def start(self, ready_s: float = READY_S) -> "Upstream":
-        super().start(ready_s)
-        return self
 
     def control(self, mode: str | None = None, **more: Any) -> None:
         """Change the behaviour; upstream.py lists the modes."""

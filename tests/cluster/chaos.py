@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import shippers
 from cluster.harness import Cluster
@@ -85,29 +85,14 @@ class Books:
         return Counter(self._sums)
 
 
-class Exit(NamedTuple):
-    """The end of a process: when it was seen, and what its proxy had accepted by then."""
+class Repeating:
+    """Does its step again and again in a thread of its own, as long as the block lasts."""
 
-    server: Server
-    code: int
-    at: float
-    accepted: int
-
-
-class Kubelet:
-    """Starts at once again what has ended, as long as the block lasts.
-
-    Attributes:
-        exits: in order.
-    """
-
-    def __init__(self, proxies: Mapping[Server, Proxy]) -> None:
-        self._proxies = proxies
+    def __init__(self) -> None:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run)
-        self.exits: list[Exit] = []
 
-    def __enter__(self) -> "Kubelet":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -117,12 +102,40 @@ class Kubelet:
 
     def _run(self) -> None:
         while not self._stopping.wait(0.02):
-            for server, proxy in self._proxies.items():
-                code = server.process.poll() if server.process is not None else None
-                if code is not None:
-                    self.exits.append(Exit(server, code, time.time(), proxy.accepted))
-                    server.process = None
-                    server.launch()
+            self.step()
+
+    def step(self) -> None:
+        raise NotImplementedError
+
+
+class Exit(NamedTuple):
+    """The end of a process: when it was seen, and what its proxy had accepted by then."""
+
+    server: Server
+    code: int
+    at: float
+    accepted: int
+
+
+class Kubelet(Repeating):
+    """Starts at once again what has ended, as long as the block lasts.
+
+    Attributes:
+        exits: in order.
+    """
+
+    def __init__(self, proxies: Mapping[Server, Proxy]) -> None:
+        super().__init__()
+        self._proxies = proxies
+        self.exits: list[Exit] = []
+
+    def step(self) -> None:
+        for server, proxy in self._proxies.items():
+            code = server.process.poll() if server.process is not None else None
+            if code is not None:
+                self.exits.append(Exit(server, code, time.time(), proxy.accepted))
+                server.process = None
+                server.launch()
 
     def exits_of(self, server: Server) -> list[Exit]:
         """The ends of this one's processes."""

@@ -5,13 +5,14 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from cluster.harness import Cluster
-from cluster.processes import Agent, Controller, Dashboard
+from cluster.processes import Agent, Controller, Dashboard, Process
 from cluster.proxy import Proxy
-from harness import Server
+
+T = TypeVar("T", bound=Process)
 
 
 @pytest.fixture
@@ -34,58 +35,39 @@ def node() -> str:
 
 @pytest.fixture
 def agents(tmp_path: Path) -> Iterator[Callable[..., Agent]]:
-    """A maker of agents: `agents(cluster, node, upstream.url, ...)` starts one.
-
-    At the end each one that still runs is asked to stop, as the kubelet would.
-    """
-    made: list[Server] = []
-
-    def make(cluster: Cluster, node: str, upstream: str, **more: Any) -> Agent:
-        agent = Agent(tmp_path / f"agent-{len(made)}", cluster, node, upstream, **more)
-        made.append(agent)
-        agent.start()
-        return agent
-
-    yield make
-    stop_all(made)
+    """A maker of agents: `agents(cluster, node, upstream.url, ...)` starts one."""
+    yield from maker(Agent, tmp_path)
 
 
 @pytest.fixture
 def controllers(tmp_path: Path) -> Iterator[Callable[..., Controller]]:
-    """A maker of controllers: `controllers(cluster, ...)` starts one, and stops it at the end."""
-    made: list[Server] = []
-
-    def make(cluster: Cluster, **more: Any) -> Controller:
-        controller = Controller(tmp_path / f"controller-{len(made)}", cluster, **more)
-        made.append(controller)
-        controller.start()
-        return controller
-
-    yield make
-    stop_all(made)
+    """A maker of controllers: `controllers(cluster, ...)` starts one."""
+    yield from maker(Controller, tmp_path)
 
 
 @pytest.fixture
 def dashboards(tmp_path: Path) -> Iterator[Callable[..., Dashboard]]:
-    """A maker of dashboards: `dashboards(cluster, ...)` starts one, and stops it at the end."""
-    made: list[Server] = []
+    """A maker of dashboards: `dashboards(cluster, ...)` starts one."""
+    yield from maker(Dashboard, tmp_path)
 
-    def make(cluster: Cluster, **more: Any) -> Dashboard:
-        dashboard = Dashboard(tmp_path / f"dashboard-{len(made)}", cluster, **more)
-        made.append(dashboard)
-        dashboard.start()
-        return dashboard
+
+def maker(kind: type[T], folder: Path) -> Iterator[Callable[..., T]]:
+    """The one value is a maker: it starts a process of this kind, each in a folder of its own.
+
+    At the end each one that still runs is asked to stop, as the kubelet would, which it is to do
+    well.
+    """
+    made: list[T] = []
+
+    def make(*args: Any, **more: Any) -> T:
+        made.append(kind(folder / f"{kind.name}-{len(made)}", *args, **more))
+        return made[-1].start()
 
     yield make
-    stop_all(made)
-
-
-def stop_all(servers: list[Server]) -> None:
-    """Ask what still runs to stop, which it is to do well."""
     try:
-        for server in servers:
-            if server.process is not None:
-                assert server.stop() == 0, server.tail()
+        for each in made:
+            if each.process is not None:
+                assert each.stop() == 0, each.tail()
     finally:
-        for server in servers:
-            server.kill()
+        for each in made:
+            each.kill()

@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import json
-import select
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -112,20 +111,9 @@ class ApiServer(Server):
             *self.args,
         ]
 
-    def connection(self, timeout: float) -> http.client.HTTPConnection:
-        """A connection of the calling thread, over TLS."""
-        held: http.client.HTTPSConnection | None = getattr(self.client, "held", None)
-        if held is None:
-            trust = ssl.create_default_context(cafile=str(self.ca))
-            held = http.client.HTTPSConnection("127.0.0.1", self.port, context=trust)
-            self.client.held = held
-        # Readable before anything was asked: that is the end of the connection.
-        if held.sock is not None and select.select([held.sock], [], [], 0)[0]:
-            held.close()
-        held.timeout = timeout
-        if held.sock is not None:
-            held.sock.settimeout(timeout)
-        return held
+    def new_connection(self) -> http.client.HTTPConnection:
+        trust = ssl.create_default_context(cafile=str(self.ca))
+        return http.client.HTTPSConnection("127.0.0.1", self.port, context=trust)
 
     def is_ready(self) -> bool:
         # Before the certificate is complete there is nobody to trust.

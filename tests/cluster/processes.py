@@ -7,45 +7,67 @@ from pathlib import Path
 from typing import Any
 
 from cluster.harness import Cluster
-from harness import Server, Sluice, free_port, wait_until
+from harness import Subcommand, wait_until
 
 # Everything that takes a minute in earnest takes a second here; the rules are the same.
 FLOOR_S, CEILING_S, HEARTBEAT_S, STALE_S = 0.5, 2.0, 1.0, 6.0
 LEASE_S = 3
 
 
-class Agent(Sluice):
-    """An agent of a node; may be started again with the same state."""
+class Process(Subcommand):
+    """The subcommand `name` with a token of its service account, bound to `pod` on `node` if any.
 
-    name = "agent"
+    `server` is another URL of the API server, such as a proxy's.
+    """
 
     def __init__(
         self,
         folder: Path,
         cluster: Cluster,
-        node: str,
-        upstream: str,
         *,
+        node: str | None = None,
+        pod: str | None = None,
         server: str | None = None,
         args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
-        pod: str | None = None,
     ) -> None:
-        super().__init__(folder, folder, upstream, args=args, env=env)
-        self.node = node
-        self.bound = cluster.service_account_token("sluice-agent", node, pod)
+        super().__init__(folder, args=args, env=env)
+        self.state_dir = folder / "state"
+        self.bound = cluster.service_account_token(f"sluice-{self.name}", node, pod)
         self.kubeconfig = cluster.kubeconfig(self.bound.token, server)
 
     def command(self) -> list[str]:
         return [
-            *(sys.executable, *self.program(), "agent"),
+            *(sys.executable, *self.program(), self.name),
             *("--kubeconfig", str(self.kubeconfig)),
-            *("--upstream", self.upstream),
             *("--listen", f"127.0.0.1:{self.port}"),
+            *self.options(),
+            *self.args,
+        ]
+
+    def options(self) -> list[str]:
+        """What only this subcommand is told."""
+        raise NotImplementedError
+
+
+class Agent(Process):
+    """An agent of a node; may be started again with the same state."""
+
+    name = "agent"
+
+    def __init__(
+        self, folder: Path, cluster: Cluster, node: str, upstream: str, **more: Any
+    ) -> None:
+        super().__init__(folder, cluster, node=node, **more)
+        self.node = node
+        self.upstream = upstream
+
+    def options(self) -> list[str]:
+        return [
+            *("--upstream", self.upstream),
             *("--state-dir", str(self.state_dir)),
             *("--report-floor", str(FLOOR_S), "--report-ceiling", str(CEILING_S)),
             *("--heartbeat", str(HEARTBEAT_S), "--stale-after", str(STALE_S)),
-            *self.args,
         ]
 
     def wait_for_budget(self, namespace: str, name: str) -> None:
@@ -54,40 +76,16 @@ class Agent(Sluice):
         wait_until(lambda: self.get(path).status == 200, f"the agent has {namespace}/{name}")
 
 
-class Controller(Server):
+class Controller(Process):
     """A controller; several may run, one leads."""
 
     name = "controller"
 
-    def __init__(
-        self,
-        folder: Path,
-        cluster: Cluster,
-        *,
-        server: str | None = None,
-        args: Sequence[str] = (),
-        env: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(folder)
-        self.port = free_port()
-        self.args = list(args)
-        self.env = dict(env or {})
-        self.kubeconfig = cluster.kubeconfig(
-            cluster.service_account_token("sluice-controller").token, server
-        )
-
-    def command(self) -> list[str]:
+    def options(self) -> list[str]:
         return [
-            *(sys.executable, *Sluice.program(self), "controller"),  # type: ignore[arg-type]
-            *("--kubeconfig", str(self.kubeconfig)),
-            *("--listen", f"127.0.0.1:{self.port}"),
             *("--report-ceiling", str(CEILING_S), "--heartbeat", str(HEARTBEAT_S)),
             *("--lease-duration", str(LEASE_S)),
-            *self.args,
         ]
-
-    def environment(self) -> dict[str, str]:
-        return Sluice.environment(self)  # type: ignore[arg-type]
 
     @property
     def leads(self) -> bool:
@@ -95,40 +93,13 @@ class Controller(Server):
         return found
 
 
-class Dashboard(Server):
+class Dashboard(Process):
     """A dashboard of the cluster."""
 
     name = "dashboard"
 
-    def __init__(
-        self,
-        folder: Path,
-        cluster: Cluster,
-        *,
-        server: str | None = None,
-        args: Sequence[str] = (),
-        env: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(folder)
-        self.port = free_port()
-        self.args = list(args)
-        self.env = dict(env or {})
-        self.state_dir = folder / "state"
-        self.kubeconfig = cluster.kubeconfig(
-            cluster.service_account_token("sluice-dashboard").token, server
-        )
-
-    def command(self) -> list[str]:
-        return [
-            *(sys.executable, *Sluice.program(self), "dashboard"),  # type: ignore[arg-type]
-            *("--kubeconfig", str(self.kubeconfig)),
-            *("--listen", f"127.0.0.1:{self.port}"),
-            *("--state-dir", str(self.state_dir)),
-            *self.args,
-        ]
-
-    def environment(self) -> dict[str, str]:
-        return Sluice.environment(self)  # type: ignore[arg-type]
+    def options(self) -> list[str]:
+        return ["--state-dir", str(self.state_dir)]
 
 
 def apply(cluster: Cluster, *manifests: Mapping[str, Any]) -> None:

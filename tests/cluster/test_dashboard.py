@@ -120,6 +120,79 @@ def test_what_was_last_seen_is_shown_while_the_api_server_is_away(
     assert dashboard.get("/api/events").status in (200, 503)
 
 
+def watched(dashboard: Dashboard) -> dict[str, float]:
+    """The informer's series, by name."""
+    found = [one for one in dashboard.metrics() if one.name.startswith("tco_api_")]
+    assert [one.labels for one in found] == [{"resource": "teambudgets"}] * len(found)
+    return {one.name.removeprefix("tco_api_"): one.value for one in found}
+
+
+def test_it_tells_how_it_stands_with_the_api_server_from_its_start_on(
+    cluster: Cluster,
+    namespace: str,
+    proxy: Proxy,
+    dashboards: Callable[..., Dashboard],
+) -> None:
+    apply(cluster, budget("team", 1000, namespace=namespace))
+    dashboard = dashboards(cluster, server=proxy.url)
+    series = ("relists_total", "watches_total", "failures_total", "handler_errors_total")
+    wait_until(
+        lambda: watched(dashboard) == dict(zip(series, (0, 1, 0, 0), strict=True)), "it watches"
+    )
+    health = dashboard.get("/api/health").json
+    assert (health["status"], health["ready"], health["problems"]) == ("ok", True, [])
+    assert 0 <= health["cluster"]["secondsSinceContact"] < 60
+
+    proxy.set("refuse")
+    proxy.cut()
+    wait_until(lambda: watched(dashboard)["failures_total"] > 0, "a try has failed")
+    # It goes on with what it has.
+    assert dashboard.get("/ready").status == 200
+    proxy.set("ok")
+    wait_until(lambda: watched(dashboard)["watches_total"] > 1, "it watches again", 40)
+
+    assert dashboard.stop() == 0
+    proxy.set("refuse")
+    dashboard.launch()
+    wait_until(lambda: answers(dashboard), "it answers")
+    ready, health = dashboard.get("/ready"), dashboard.get("/api/health")
+    assert (ready.status, health.status) == (503, 200)
+    assert "no list of teambudgets" in ready.text
+    assert health.json["ready"] is False
+    assert health.json["cluster"] == {"secondsSinceContact": None}
+    # Nothing known is not the same as nobody there.
+    assert dashboard.get("/api/teams").status == 503
+    wait_until(lambda: watched(dashboard)["failures_total"] > 0, "a try has failed")
+    proxy.set("ok")
+    wait_until(lambda: dashboard.get("/ready").status == 200, "it has the list", 40)
+    assert dashboard.get("/api/health").json["ready"] is True
+    assert shown(dashboard, namespace)["dailyLimit"] == 1000
+
+
+def answers(dashboard: Dashboard) -> bool:
+    """Whether it answers at all; what, is the next question."""
+    try:
+        return bool(dashboard.get("/ready").status)
+    except OSError:
+        return False
+
+
+def test_what_is_wrong_with_a_budget_is_said_until_it_is_mended(
+    cluster: Cluster, namespace: str, dashboards: Callable[..., Dashboard]
+) -> None:
+    dashboard = dashboards(cluster)
+    apply(cluster, budget("team", 1000, namespace=namespace, timeZone="Nowhere/Land"))
+    wait_until(lambda: shown(dashboard, namespace), "the team is there")
+    health = dashboard.get("/api/health").json
+    assert (health["status"], health["ready"]) == ("degraded", True)
+    (problem,) = health["problems"]
+    assert problem["budget"] == f"{namespace}/team"
+    assert "Nowhere/Land" in problem["error"]
+    apply(cluster, budget("team", 1000, namespace=namespace, timeZone="Asia/Kathmandu"))
+    wait_until(lambda: not dashboard.get("/api/health").json["problems"], "it is mended")
+    assert dashboard.get("/api/health").json["status"] == "ok"
+
+
 @pytest.mark.parametrize(
     ("args", "code"), [(("--listen", "0.0.0.0:0"), 2), (("--listen", "[::]:0"), 2)]
 )

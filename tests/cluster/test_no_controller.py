@@ -4,14 +4,13 @@ Until they have, each thinks that the others stand still; the bound on what that
 """
 
 import contextlib
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
 from cluster import chaos
-from cluster.chaos import Books
+from cluster.chaos import Books, Repeating
 from cluster.harness import Cluster
 from cluster.processes import HEARTBEAT_S, STALE_S, Agent, Controller, apply, status_of
 from harness import Upstream, wait_until
@@ -30,26 +29,16 @@ LEFT_S = 2.5
 LIMIT = 3_000_000
 
 
-class Sampler:
+class Sampler(Repeating):
     """What upstream had acknowledged at each moment."""
 
     def __init__(self, books: Books) -> None:
+        super().__init__()
         self._books = books
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run)
         self._samples: list[tuple[float, Counter[str]]] = [(time.monotonic(), books.read())]
 
-    def __enter__(self) -> "Sampler":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopping.wait(0.02):
-            self._samples.append((time.monotonic(), self._books.read()))
+    def step(self) -> None:
+        self._samples.append((time.monotonic(), self._books.read()))
 
     @property
     def now(self) -> Counter[str]:

@@ -65,7 +65,7 @@ def test_a_change_of_leader_repeats_nothing(
 
     wait_until(is_kept, "what was told stands in the status")
     # The controller's own writes leave it alone.
-    wait_until(lambda: status_of(cluster, "over", "team")["decision"] == "Drop", "it drops")
+    wait_until(lambda: status_of(cluster, "over", "team").get("decision") == "Drop", "it drops")
     assert is_kept()
     count = len(heard_of(listener, "over"))
     leader.kill()

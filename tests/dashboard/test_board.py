@@ -1,5 +1,6 @@
 """The board: one tick for all who look, however many they are and however slow."""
 
+import itertools
 import json
 import threading
 import time
@@ -50,6 +51,16 @@ def news(events):
     return json.loads(data.removeprefix("data: "))
 
 
+def numbered(events):
+    """Each event's id with what it says."""
+    parts = events.decode().removesuffix("\n\n").split("\n\n")
+    found = [part.split("\n") for part in parts]
+    return [
+        (number.removeprefix("id: "), json.loads(text.removeprefix("data: ")))
+        for number, text in found
+    ]
+
+
 def listening(made, **more):
     """A listener that has been told to try again."""
     one = made.listen(**more)
@@ -63,14 +74,26 @@ def test_all_who_look_in_the_same_second_see_the_same_reading(made, teams):
     assert teams.times == 1
 
 
-def test_while_nobody_listens_nothing_is_read(made, teams):
+def test_while_nobody_listens_nothing_is_read(made, teams, monkeypatch):
+    monkeypatch.setattr(board, "TICK_S", 0.01)
     one = listening(made)
     next(one)
     one.close()
-    asked = teams.times
     assert made.listeners == 0
-    time.sleep(2 * board.TICK_S + 0.2)
-    assert teams.times <= asked + 1
+    asked = teams.times
+    # Another board, that somebody listens to, tells how much was read in the same time.
+    others = Asked([])
+    other = board.Board(source.Source(others.rows), lambda: NOW)
+    heard = listening(other)
+    wait_until(lambda: others.times >= 50, "the other board has read often")
+    read = teams.times
+    heard.close()
+    other.stop()
+    # The one that had begun when the last listener left.
+    assert read <= asked + 1
+    next(listening(made))
+    again = teams.times
+    wait_until(lambda: teams.times > again + 1, "with a listener it goes on")
 
 
 def test_an_event_holds_only_texts_that_changed(made, teams):
@@ -123,6 +146,45 @@ def test_who_comes_back_soon_gets_what_was_missed_and_who_lags_gets_everything(m
             late.close()
     lagging = listening(made, mark=mark)
     assert news(next(lagging))["all"] is True
+
+
+def test_who_saw_the_first_of_two_changes_gets_the_second_by_the_id_of_the_first(
+    made, teams, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        # Every reading is a new one.
+        patch.setattr(board, "TICK_S", 0.0)
+        mark = made.mark(made.snapshot())
+        teams.put(row("shop", now=NOW, day=11))
+        made.snapshot()
+        teams.put(row("cart", now=NOW, day=21))
+        made.snapshot()
+    # Readings after these bring nothing that is new, and come behind.
+    (first, one), (second, other), *_ = numbered(next(listening(made, mark=mark)))
+    assert (first, second) == (made.mark_of(1), made.mark_of(2))
+    assert one["rows"]["default/shop"]["used"] == "11 B of 1.00 MB"
+    assert other["rows"]["default/cart"]["used"] == "21 B of 1.00 MB"
+    assert (len(one["rows"]), len(other["rows"])) == (1, 1)
+    (missed, text), *_ = numbered(next(listening(made, mark=first)))
+    assert (missed, text) == (second, other)
+
+
+def test_a_stream_ends_after_its_time_and_who_connects_anew_gets_what_came_in_between(
+    made, teams, monkeypatch
+):
+    mark = made.mark(made.snapshot())
+    with monkeypatch.context() as patch:
+        patch.setattr(board, "LASTS_S", 0.0)
+        over = made.listen(mark=mark)
+    assert made.listeners == 1
+    teams.put(row("shop", now=NOW, day=11))
+    wait_until(lambda: made.snapshot().number == 1, "there is news")
+    # Over is over, though there is something to say.
+    assert list(itertools.islice(over, 2)) == [f"retry: {board.RETRY_MS}\n\n".encode()]
+    assert made.listeners == 0
+    found = news(next(listening(made, mark=mark)))
+    assert found["rows"].keys() == {"default/shop"}
+    assert "all" not in found
 
 
 def test_an_event_is_encoded_once_for_all(made, teams):

@@ -2,6 +2,7 @@
 
 import gzip
 import http.client
+import itertools
 import json
 import socket
 import threading
@@ -14,11 +15,13 @@ from dashboard.harness import Memory, Teams, a_day, origin_of, row, serving, sit
 from harness import free_port, wait_until
 
 from sluice import auth, port, settings, source
-from sluice.dashboard import app, assets, server
+from sluice.dashboard import app, assets, board, server
 from sluice.records import Event, Place
 
 PAGES = ("/", "/teams/default/shop", "/teams/default/nobody", "/nothing")
 HTML = {"Accept": "text/html,*/*;q=0.8"}
+# Of a stream that ends; three lines are an event, and there is one a second.
+LINES_MAX = 30
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}'
 
 
@@ -284,8 +287,8 @@ def test_when_all_places_are_taken_the_next_is_told_when_to_come_and_pages_still
     teams, monkeypatch
 ):
     made = site(origin_of(teams, time.time()))
-    board = app.board_of(made)
-    board._listeners_max = 3
+    shown = app.board_of(made)
+    shown._listeners_max = 3
     with serving(made) as url:
         streams = [opened(url) for _ in range(3)]
         for _, reply in streams:
@@ -298,7 +301,7 @@ def test_when_all_places_are_taken_the_next_is_told_when_to_come_and_pages_still
         # A page that is closed gives its place back.
         streams[0][1].close()
         streams[0][0].close()
-        wait_until(lambda: board.listeners == 2, "the place is free")
+        wait_until(lambda: shown.listeners == 2, "the place is free")
         for one, reply in streams[1:]:
             reply.close()
             one.close()
@@ -349,6 +352,65 @@ def test_a_reader_that_takes_nothing_holds_up_nobody(teams):
     # The way out of serving() is stop(): it ends with the reader still stuck.
     assert time.monotonic() - began < 10
     stuck.close()
+
+
+def test_a_reader_that_takes_nothing_for_long_loses_its_place_and_a_slow_one_keeps_its_own(
+    monkeypatch,
+):
+    monkeypatch.setattr(server, "STUCK_S", 2.0)
+    now = time.time()
+    # Much more than the kernel holds for whoever does not read.
+    teams = Teams([row(f"{i:03}" + "x" * 10_000, now=now) for i in range(600)])
+    made = site(origin_of(teams, now))
+    shown = app.board_of(made)
+    shown._listeners_max = 2
+    with serving(made) as url:
+        slow_connection, slow = opened(url)
+        stuck_connection, stuck = opened(url)
+
+        def is_dropped():
+            assert slow.read1(64 * 1024)
+            return shown.listeners == 1
+
+        wait_until(is_dropped, "the reader that takes nothing is dropped")
+        # What the kernel had; then no more.
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            stuck.read()
+        connection, reply = opened(url)
+        assert reply.status == 200
+        teams.put(row("late", now=now))
+        while "default/late" not in an_event(slow)["rows"]:
+            pass
+        assert shown.listeners == 2
+        for one in (slow, slow_connection, stuck, stuck_connection, reply, connection):
+            one.close()
+
+
+def test_a_stream_ends_after_its_time_and_by_its_last_id_the_next_goes_on(teams, monkeypatch):
+    made = site(origin_of(teams, time.time()))
+    shown = app.board_of(made)
+    with serving(made) as url, monkeypatch.context() as patch:
+        patch.setattr(board, "LASTS_S", 0.5)
+        # There is something to say at once, well before the end.
+        shown.snapshot()
+        connection, reply = opened(url)
+        lines = list(itertools.islice(reply, LINES_MAX))
+        assert len(lines) < LINES_MAX, "the stream goes on"
+        seen = [line.removeprefix(b"id: ") for line in lines if line.startswith(b"id: ")]
+        connection.close()
+        wait_until(lambda: shown.listeners == 0, "the place is free")
+        patch.undo()
+        teams.put(row("cart", now=time.time(), day=77))
+        connection = connect(url)
+        connection.request("GET", "/live", headers={"Last-Event-ID": seen[-1].decode().strip()})
+        reply = connection.getresponse()
+        found = an_event(reply)
+        while not found["rows"]:
+            found = an_event(reply)
+        assert "all" not in found
+        assert found["rows"]["default/cart"]["used"] == "77 B of 1.00 MB"
+        reply.close()
+        connection.close()
 
 
 def test_a_port_that_is_taken_is_said_in_a_sentence(teams, monkeypatch):

@@ -194,6 +194,31 @@ def test_a_day_of_25_or_23_hours_is_labelled_as_its_clocks_are(day, labels):
     assert (second - first).total_seconds() == (4 if day.month == 10 else 2) * 3600
 
 
+def test_times_on_a_plot_are_those_of_the_teams_zone_though_it_is_off_by_a_part_of_an_hour():
+    # Asia/Kathmandu is ahead of UTC by 5 hours and 45 minutes.
+    plots = a_panel(zone="Asia/Kathmandu")["plots"]
+    axis = plots["usage"]["axis"]
+    assert axis["range"] == ["2026-11-22 18:15:00", "2026-11-23 18:15:00"]
+    assert axis["at"][:3] == ["2026-11-22 18:15:00", "2026-11-22 21:15:00", "2026-11-23 00:15:00"]
+    assert axis["labels"] == [
+        "00:00", "03:00", "06:00", "09:00", "12:00", "15:00", "18:00", "21:00", "00:00",
+    ]  # fmt: skip
+    assert plots["outcomes"]["x"][0] == "2026-11-23 00:00:00"
+    assert plots["outcomes"]["hover"][0].startswith("05:45  ")
+    assert plots["outcomes"]["table"]["rows"][0][0] == "05:45"
+    assert plots["usage"]["used"]["hover"][-1].startswith("19:55  ")
+    assert plots["usage"]["table"]["rows"][-1][0] == "19:55"
+    assert plots["usage"]["summary"].endswith(" at 19:55.")
+
+
+def test_the_last_hour_has_round_labels_in_every_zone():
+    axis = a_panel(span=panel.HOUR, zone="Asia/Kathmandu")["plots"]["usage"]["axis"]
+    assert axis["at"][0] == "2026-11-23 13:15:00"
+    assert axis["labels"] == [
+        "19:00", "19:10", "19:20", "19:30", "19:40", "19:50", "20:00", "20:10",
+    ]  # fmt: skip
+
+
 def test_the_last_hour_is_drawn_in_minutes():
     found = a_panel(span=panel.HOUR)["plots"]
     assert found["outcomes"]["widthMs"] == 60_000

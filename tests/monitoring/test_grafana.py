@@ -9,7 +9,7 @@ import re
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +174,20 @@ def pushes(namespaces: list[str]) -> Callable[[int], Push]:
     return make
 
 
+def wait_until_none(find: Callable[[], Iterable[str]], what: str) -> None:
+    """Wait until `find` finds nothing any more; else fail with what it found last."""
+    found: list[str] = []
+
+    def is_none_left() -> bool:
+        found[:] = sorted(find())
+        return not found
+
+    try:
+        wait_until(is_none_left, what, 30)
+    except AssertionError as error:
+        pytest.fail(f"{error}; missing {found}", pytrace=False)
+
+
 @pytest.mark.prometheus
 @pytest.mark.cluster
 def test_every_query_of_the_board_finds_something(scene: Scene) -> None:
@@ -182,10 +196,7 @@ def test_every_query_of_the_board_finds_something(scene: Scene) -> None:
     def unanswered() -> list[str]:
         return [where for where, query in panels if not scene.prometheus.query(query)]
 
-    try:
-        wait_until(lambda: not unanswered(), "every panel has something to show", 30)
-    except AssertionError:
-        pytest.fail(f"nothing to show in {unanswered()}", pytrace=False)
+    wait_until_none(unanswered, "every panel has something to show")
 
 
 @pytest.mark.prometheus
@@ -206,10 +217,7 @@ def test_every_series_that_a_query_names_is_there_with_these_labels(scene: Scene
             if not scene.prometheus.query(f"last_over_time({name}{labels}[1m])")
         }
 
-    try:
-        wait_until(lambda: not absent(), "every series is there", 30)
-    except AssertionError:
-        pytest.fail(f"no such series: {sorted(absent())}", pytrace=False)
+    wait_until_none(absent, "every series is there")
 
 
 @pytest.mark.prometheus
