@@ -68,7 +68,7 @@ def blueprint(
 
     @routes.get("/ready")
     def ready() -> flask.Response:
-        if reason := status.not_ready or status.waits_for():
+        if reason := status.missing:
             raise errors.Unavailable(f"not ready: {reason}")
         return flask.Response("ready\n", mimetype="text/plain")
 

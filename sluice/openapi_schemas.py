@@ -199,6 +199,7 @@ HEALTH: Schema = {
     "properties": {
         "status": text("degraded: there are problems.", enum=["ok", "degraded"]),
         "ready": {"type": "boolean", "description": "What /ready would say."},
+        "missing": text("Why it is not ready; empty when it is."),
         "problems": array({"type": "object"}, "Budgets that cannot be used as they are, and why."),
         "reloads": record(
             "How often budgets were read anew.",
@@ -206,7 +207,7 @@ HEALTH: Schema = {
         ),
         "clockSteps": whole("Jumps of the wall clock by more than a minute."),
     },
-    "required": ["status", "ready", "problems", "reloads", "clockSteps"],
+    "required": ["status", "ready", "missing", "problems", "reloads", "clockSteps"],
     "additionalProperties": True,
 }
 ERROR = record(

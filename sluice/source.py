@@ -41,12 +41,19 @@ class Status:
     reloads: dict[str, int] = field(default_factory=lambda: {"applied": 0, "refused": 0})
     clock_steps: int = 0
 
+    @property
+    def missing(self) -> str:
+        """Why the process is not ready, "" when it is."""
+        return self.not_ready or self.waits_for()
+
     def as_json(self) -> dict[str, object]:
         """What /api/health says."""
+        missing = self.missing
         problems = [*self.problems, *self.more_problems()]
         found: dict[str, object] = {
             "status": "degraded" if problems else "ok",
-            "ready": not (self.not_ready or self.waits_for()),
+            "ready": not missing,
+            "missing": missing,
             "problems": problems,
             "reloads": self.reloads,
             "clockSteps": self.clock_steps,

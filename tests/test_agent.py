@@ -720,10 +720,13 @@ def test_ready_says_why_it_is_not():
     response = front.client.get("/ready")
     assert response.status_code == 503
     assert "no table yet" in error_of(response)
-    assert front.client.get("/api/health").json["ready"] is False
+    health = front.client.get("/api/health").json
+    assert (health["ready"], health["missing"]) == (False, "no table yet")
     status.not_ready = ""
     response = front.client.get("/ready")
     assert (response.status_code, response.text) == (200, "ready\n")
+    health = front.client.get("/api/health").json
+    assert (health["ready"], health["missing"]) == (True, "")
 
 
 def test_health_says_what_is_wrong_and_what_it_depends_on():

@@ -159,6 +159,7 @@ def test_it_tells_how_it_stands_with_the_api_server_from_its_start_on(
     assert (ready.status, health.status) == (503, 200)
     assert "no list of teambudgets" in ready.text
     assert health.json["ready"] is False
+    assert "no list of teambudgets" in health.json["missing"]
     assert health.json["cluster"] == {"secondsSinceContact": None}
     # Nothing known is not the same as nobody there.
     assert dashboard.get("/api/teams").status == 503
