@@ -26,6 +26,7 @@ FIRST_S, MOST_S, JITTER = 1.0, 300.0, 0.2
 ASKED_MAX_S = 3600.0
 # Everything that telling may take: connecting, waiting for several addressees in turn.
 ERRAND_S = 120.0
+NOT_SENT = Done(has_sent=False, again_s=None)
 # What a store did not keep is brought to it again after so long.
 SAVE_AGAIN_S = 10.0
 
@@ -174,7 +175,7 @@ class Worker:
         pause_s: float | None = 0.0 if self._state.failures else None
         while (holding := self._next(pause_s)) is not None:
             try:
-                pause_s = self._attempt(holding)
+                done = self._attempt(holding)
             except SinkFailed as error:
                 pause_s = self._failed(error.message, error.retry_after_s)
                 log.warning(
@@ -188,9 +189,10 @@ class Worker:
                 pause_s = self._failed(f"a defect of Sluice: {type(error).__name__}", 0.0)
                 log.exception("%s was not told", self._keeper.label)
             else:
-                if state.failures:
+                # Or there was nothing left to tell it.
+                if state.failures and done.has_sent:
                     log.info("%s was told, after %d failures", self._keeper.label, state.failures)
-                state.failures, state.error = 0, ""
+                state.failures, state.error, pause_s = 0, "", done.again_s
 
     def _failed(self, error: str, asked_s: float) -> float:
         state = self._state
@@ -212,7 +214,7 @@ class Worker:
             self._shown.is_fresh = False
             return self._shown.holding
 
-    def _attempt(self, holding: Conditions) -> float | None:
+    def _attempt(self, holding: Conditions) -> Done:
         if not self._errand.is_over:
             raise SinkFailed("it still has not answered the last attempt")
         errand = _Errand()
@@ -228,7 +230,7 @@ class Worker:
                 raise errand.error
             if not (errand.is_over or self._stopping):
                 raise SinkFailed(f"no answer in {self._pace.errand_s:g} s")
-            return errand.done.again_s if errand.done else None
+            return errand.done or NOT_SENT
 
     def _go(self, errand: _Errand, holding: Conditions) -> None:
         now = self._clock()

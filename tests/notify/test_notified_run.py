@@ -1,5 +1,6 @@
 """The notifier in a real `sluice run`: once per change, and not again after a restart."""
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -7,6 +8,8 @@ import pytest
 from fakes import Listener, listening
 from harness import Sluice, Upstream, budget, wait_until, write_budgets
 from shippers import make_streams, promtail
+
+from sluice.agent import serve
 
 
 @pytest.fixture
@@ -94,6 +97,44 @@ def test_a_sink_that_is_dead_holds_up_nothing(
     (found,) = wait_until(dead, "the dead one is known")
     assert found["waiting"] == 1
     assert found["error"]
+
+
+@pytest.mark.parametrize("scheme", ["json", "alertmanager"])
+def test_told_to_stop_while_a_sink_hangs_it_ends_in_time_and_its_books_are_whole(
+    upstream: Upstream, sluice: Callable[..., Sluice], listener: Listener, scheme: str
+) -> None:
+    listener.answer = "hang"
+    running: Sluice = sluice(
+        [budget("shop", 5000), budget("pay", 1_000_000)],
+        upstream.url,
+        args=("--notify", f"{scheme}://127.0.0.1:{listener.port}/"),
+    )
+    spend(running, "shop", 10)
+    wait_until(lambda: listener.attempts, "the sink was asked")
+    # After it, and so soon before the end that no snapshot of the usual ones has it.
+    spend(running, "pay", 3)
+    before = used(running)
+    assert before["pay"] > 0
+    began = time.monotonic()
+    assert running.stop(10) == 0, running.tail()
+    # By itself: after these seconds the supervisor would have killed the worker.
+    assert time.monotonic() - began < serve.STOP_WAIT_S
+    assert "the ledger is written" in running.log.read_text()
+
+    running.start()
+    assert used(running) == before
+    assert running.get("/api/health").json["ledger"]["origin"] == "file"
+    # What the sink did not take is told again.
+    wait_until(lambda: listener.attempts >= 2, "the sink is asked again")
+    assert running.stop(10) == 0, running.tail()
+    (running.state_dir / "ledger.map").unlink()
+    running.start()
+    assert used(running) == before
+    assert running.get("/api/health").json["ledger"]["origin"] == "snapshot"
+
+
+def used(sluice: Sluice) -> dict[str, int]:
+    return {name: team["currentUsage"] for name, team in sluice.teams().items()}
 
 
 def test_a_sink_that_nobody_can_reach_is_an_error_at_once_and_its_secret_is_not_shown(

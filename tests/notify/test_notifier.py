@@ -1,16 +1,20 @@
 """The notifier whole: once per change, over restarts, and past sinks that are dead."""
 
 import functools
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from harness import wait_until
+from hypothesis import strategies as st
 from notify.fakes import (
     BAND,
+    DAY,
     FAST,
     FREE,
     KEY,
@@ -19,17 +23,20 @@ from notify.fakes import (
     Memory,
     Pad,
     World,
+    condition,
     listening,
     outlook,
 )
 
 from sluice import records
+from sluice.notify.change import NOTHING, Said
 from sluice.notify.notifier import Notifier
 from sluice.notify.rules import Judge
 from sluice.notify.sink import SinkFailed
 from sluice.notify.sinks import Recorder, open_all
 from sluice.notify.told import FileStore, Store, Told
-from sluice.notify.worker import Pace
+from sluice.notify.worker import ASKED_MAX_S, JITTER, Pace, Teller
+from sluice.policy import Action
 
 HOLD_S = 10.0
 Start = Callable[..., Notifier]
@@ -223,23 +230,28 @@ def failures(notifier: Notifier) -> int:
     return int(str(notifier.health()[0]["failures"]))
 
 
+class Stuck(Pad):
+    """A sink that takes nothing before it may, and then all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_go = threading.Event()
+
+    def send(self, changes: Any) -> None:
+        asked = list(changes)
+        self.attempts += 1
+        self.may_go.wait()
+        self.told += [(change.key, change.rule) for change in asked]
+
+
 def test_a_sink_that_hangs_is_not_asked_again_before_it_answers(world: World, start: Start) -> None:
-    may_go = threading.Event()
-
-    class Stuck(Pad):
-        def send(self, changes: Any) -> None:
-            self.attempts += 1
-            may_go.wait()
-            super().send(changes)
-            self.attempts -= 1
-
     stuck = Stuck()
     notifier = start([stuck])
     see(notifier, world, BAND)
     wait_until(lambda: failures(notifier) >= 3, "it was tried again")
     assert stuck.attempts == 1
     assert "still has not answered" in str(notifier.health()[0]["error"])
-    may_go.set()
+    stuck.may_go.set()
     # taken late, but taken: it is not sent again
     wait_until(lambda: settled(notifier), "all is told")
     assert stuck.told == [(KEY, "throttle")]
@@ -280,6 +292,92 @@ def test_a_failing_sink_is_not_asked_more_often_because_there_is_news(
             "lastSent": None,
         }
     ]
+
+
+def test_a_recovery_while_a_sink_hangs_is_told_after_what_it_took_late(
+    world: World, start: Start
+) -> None:
+    stuck = Stuck()
+    notifier = start([stuck])
+    see(notifier, world, SPENT)
+    wait_until(lambda: stuck.attempts, "it was asked")
+    see(notifier, world, FREE)
+    see(notifier, world, FREE, HOLD_S)
+    wait_until(lambda: failures(notifier), "it is not waited for")
+    assert stuck.attempts == 1
+    stuck.may_go.set()
+    assert stuck.waits_for(2) == [(KEY, "drop"), (KEY, "recovery")]
+    wait_until(lambda: settled(notifier) and not failures(notifier), "all is told")
+    assert stuck.told == [(KEY, "drop"), (KEY, "recovery")]
+
+
+def test_a_recovery_from_what_a_sink_never_heard_is_no_news(
+    world: World, start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    pad = Pad()
+    pad.error = SinkFailed("no")
+    notifier = start([pad])
+    see(notifier, world, SPENT)
+    wait_until(lambda: failures(notifier) >= 2, "it was tried again")
+    see(notifier, world, FREE)
+    see(notifier, world, FREE, HOLD_S)
+    wait_until(lambda: not failures(notifier), "there is nothing left to tell")
+    assert settled(notifier)
+    assert "was told" not in caplog.text
+    pad.error = None
+    # What holds next is news again, and the first that it hears.
+    see(notifier, world, BAND)
+    assert pad.waits_for(1) == [(KEY, "throttle")]
+
+
+def test_a_sink_that_failed_is_asked_at_once_by_whoever_begins_anew(
+    world: World, start: Start
+) -> None:
+    pad = Pad()
+    pad.error = SinkFailed("no")
+    notifier = start([pad], pace=Pace(first_s=3600, most_s=3600))
+    see(notifier, world, SPENT)
+    wait_until(lambda: failures(notifier), "it has failed")
+    notifier.stop()
+    pad.error = None
+    notifier.start()
+    see(notifier, world, SPENT)
+    assert pad.waits_for(1) == [(KEY, "drop")]
+    see(notifier, world, SPENT)
+    wait_until(lambda: settled(notifier) and not failures(notifier), "all is told")
+    assert (pad.told, pad.attempts) == ([(KEY, "drop")], 2)
+
+
+def test_what_a_sink_did_not_take_is_told_once_and_as_of_when_it_did() -> None:
+    pad, told, spent = Pad(), Told(Memory()), {KEY: condition(SPENT)}
+    teller = Teller(pad, told)
+    pad.error = SinkFailed("no")
+    for after in (0, 1, 3):
+        with pytest.raises(SinkFailed):
+            teller.attempt(spent, NOON + after)
+        assert told.of(pad.id, KEY) == NOTHING
+        assert teller.waiting(spent) == 1
+    pad.error = None
+    assert teller.attempt(spent, NOON + 7).has_sent
+    assert told.of(pad.id, KEY) == Said(Action.DROP, DAY, NOON + 7)
+    assert teller.attempt(spent, NOON + 15) == (False, None)
+    assert (pad.told, pad.attempts) == ([(KEY, "drop")], 4)
+
+
+def test_a_recovery_that_a_sink_did_not_take_is_told_unless_the_trouble_is_back() -> None:
+    pad, told = Pad(), Told(Memory())
+    teller = Teller(pad, told)
+    spent, free = {KEY: condition(SPENT)}, {KEY: condition(FREE)}
+    teller.attempt(spent, NOON)
+    pad.error = SinkFailed("no")
+    with pytest.raises(SinkFailed):
+        teller.attempt(free, NOON + 1)
+    pad.error = None
+    assert teller.attempt(spent, NOON + 2) == (False, None)
+    assert teller.attempt(free, NOON + 3).has_sent
+    assert teller.attempt(free, NOON + 4) == (False, None)
+    assert pad.told == [(KEY, "drop"), (KEY, "recovery")]
 
 
 def test_a_defect_is_counted_and_ends_nothing(
@@ -325,6 +423,22 @@ def test_the_wait_doubles_up_to_the_most_with_some_jitter() -> None:
     waits = [pace.pause_s(failures, 0, 0.5) for failures in (1, 2, 3, 9, 10, 2000)]
     assert waits == [1, 2, 4, 256, 300, 300]
     assert (pace.pause_s(1, 0, 0.0), pace.pause_s(1, 0, 1.0)) == (0.8, 1.2)
+
+
+@hypothesis.given(
+    st.integers(1, 10**9),
+    st.floats(0, allow_nan=False),
+    st.floats(0, 1),
+    st.floats(0.001, 300),
+    st.floats(300, 3600),
+)
+def test_a_wait_is_never_shorter_than_the_first_nor_longer_than_an_hour_or_the_most(
+    failures: int, asked: float, chance: float, first: float, most: float
+) -> None:
+    """Whatever a sink asks and however often it failed, it is asked again within a known time."""
+    wait = Pace(first_s=first, most_s=most).pause_s(failures, asked, chance)
+    assert first * (1 - JITTER) <= wait <= max(most * (1 + JITTER), ASKED_MAX_S)
+    assert wait >= min(asked, ASKED_MAX_S)
 
 
 def test_a_sink_that_asks_for_more_time_gets_it() -> None:
