@@ -3,7 +3,8 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from sluice import api
 
@@ -13,6 +14,10 @@ log = logging.getLogger("sluice")
 CLOCK_STEP_S = 60.0
 # A chore that failed is tried again after so long.
 FAILED_S = 5.0
+# A pause in a chore over all teams, and after how many of them: half a millisecond's work.
+PAUSE_S, PAUSE_EVERY = 0.0002, 25
+
+T = TypeVar("T")
 
 
 class Chores:
@@ -54,6 +59,18 @@ class Chores:
                 except Exception:
                     log.exception("housekeeping failed")
                     due[i] = now + max(every_s, FAILED_S)
+
+
+def paced(items: Iterable[T]) -> Iterator[T]:
+    """The items, with short pauses in which other threads get the interpreter.
+
+    Where this thread does not give it away, each that wants it waits for 5 ms, and a push wants it
+    several times: of every second's look at 1000 teams its slowest ones took twice as long.
+    """
+    for i, item in enumerate(items):
+        if i % PAUSE_EVERY == 0:
+            time.sleep(PAUSE_S)
+        yield item
 
 
 class ClockWatch:

@@ -10,7 +10,7 @@ import time
 
 import flask
 
-from sluice import port, records, settings, usage, watch
+from sluice import chores, port, records, settings, usage, watch
 from sluice.agent import serve, service
 from sluice.dashboard import history, web
 from sluice.notify import notifier, sinks, told
@@ -62,7 +62,7 @@ class Standalone(service.Service):
         self._notifier = teller = notifier.Notifier(
             [sinks.Recorder(self._web.history.note), *self._sinks],
             self._told,
-            rows=rows,
+            rows=lambda now: chores.paced(rows(now)),
             expect=self._web.outlooks.of,
             default_rules=self._options.notify_on,
         )

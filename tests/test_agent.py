@@ -669,7 +669,7 @@ def test_one_push_more_than_may_wait_for_upstream_is_told_at_once_to_come_back()
 def test_a_crowd_waits_for_a_turn_while_others_leave_and_is_sent_away_when_nobody_does(monkeypatch):
     turns = turnstile.Turnstile(1)
     monkeypatch.setattr(turnstile, "WAIT_S", 20.0)
-    monkeypatch.setattr(turnstile, "STILL_S", 20.0)
+    monkeypatch.setattr(turnstile, "LOOK_S", 20.0)
     entered = threading.Event()
 
     def come() -> None:
@@ -682,15 +682,55 @@ def test_a_crowd_waits_for_a_turn_while_others_leave_and_is_sent_away_when_nobod
         assert not entered.wait(0.1)
     second.join()
     assert entered.is_set()
-    monkeypatch.setattr(turnstile, "STILL_S", 0.0)
+    monkeypatch.setattr(turnstile, "LOOK_S", 0.001)
     with turns, pytest.raises(errors.Unavailable, match="1 requests"), turns:
         pass
     assert turns.inside == 0
 
 
+def test_of_a_house_that_stands_still_the_next_is_sent_away_at_once_until_somebody_gets_further(
+    monkeypatch,
+):
+    turns = turnstile.Turnstile(1)
+    with turns:
+        with pytest.raises(errors.Unavailable), turns:
+            pass
+        monkeypatch.setattr(turnstile, "LOOK_S", 20.0)
+        with pytest.raises(errors.Unavailable), turns:
+            pass
+        turns.moved()
+        patient = threading.Thread(target=turns.__enter__)
+        patient.start()
+        wait_until(lambda: turns._waiting, "it waits")
+    patient.join()
+    assert turns.inside == 1
+
+
+def test_a_process_that_gets_no_cpu_is_no_house_that_stands_still(monkeypatch):
+    monkeypatch.setattr(turnstile, "WAIT_S", 20.0)
+    monkeypatch.setattr(turnstile, "LOOKS", 20)
+    turns = turnstile.Turnstile(1)
+    entered = threading.Event()
+
+    def come() -> None:
+        with turns:
+            entered.set()
+
+    second = threading.Thread(target=come)
+    with turns:
+        second.start()
+        wait_until(lambda: turns._waiting, "it waits")
+        # Many times as long as it would look, and no other thread runs meanwhile.
+        began = time.monotonic()
+        while time.monotonic() < began + 4 * 20 * turnstile.LOOK_S:
+            sum(range(20_000_000))
+    second.join()
+    assert entered.is_set()
+
+
 def test_whoever_leaves_does_not_come_in_again_before_those_who_wait(monkeypatch):
     monkeypatch.setattr(turnstile, "WAIT_S", 20.0)
-    monkeypatch.setattr(turnstile, "STILL_S", 20.0)
+    monkeypatch.setattr(turnstile, "LOOK_S", 20.0)
     turns = turnstile.Turnstile(1)
     order: list[str] = []
 

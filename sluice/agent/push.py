@@ -102,11 +102,13 @@ class PushHandler:
         path = environ["PATH_INFO"]
         # The body first: a shipper that is refused in the middle of it may not see why.
         body = read_body(environ, self._max_body)
+        self._turns.moved()
         dialect = loki.dialect_of(environ.get("CONTENT_TYPE") or None, path)
         encoding = environ.get("HTTP_CONTENT_ENCODING", "")
         # Before anything is reserved: from there on, whatever is raised must give it back.
         headers = forwarded_headers(environ)
         judged = self._gate.push(body, encoding, now=self._clock(), dialect=dialect)
+        self._turns.moved()
         if judged.body is None:
             judged.commit()
             return upstream.Reply(204)

@@ -11,17 +11,19 @@ from collections import deque
 from sluice import errors
 
 # A full house that moves is worth a short wait; one that stands still is not. Those who wait keep
-# probes waiting: with two threads to spare, nobody may, where fewer than 50 a second leave.
+# probes waiting: with two threads to spare, nobody may for long where nothing moves.
 WAIT_S = 0.1
-STILL_S = 0.02
+LOOK_S, LOOKS = 0.005, 4
 
 
 class Turnstile:
     """Lets `places` pushes in at a time: each is inside for the length of a with block.
 
+    A house stands still once those who wait have looked LOOKS times and seen nobody come, leave
+    or get further. Seen, not timed: in a process that gets no CPU nobody gets further either.
+
     Raises:
-        Unavailable: at the block's begin: full, and nobody came or left for STILL_S seconds, or
-            not soon enough.
+        Unavailable: at the block's begin: full, and still, or no place came free soon enough.
 
     Threads: any number.
     """
@@ -29,17 +31,23 @@ class Turnstile:
     def __init__(self, places: int) -> None:
         self.places = places
         self.inside = 0
-        self._moved_at = 0.0
+        self._still, self._looked_at = 0, 0.0
         self._lock = threading.Lock()
         # One lock for each who waits, in the order in which they came; open: the place is theirs.
         self._waiting: deque[threading.Lock] = deque()
+
+    def moved(self) -> None:
+        """Say that a push inside has got further."""
+        self._still = 0
 
     def __enter__(self) -> None:
         with self._lock:
             if self.inside < self.places:
                 self.inside += 1
-                self._moved_at = time.monotonic()
+                self._still = 0
                 return
+            if self._still >= LOOKS:
+                raise self._full()
             mine = threading.Lock()
             mine.acquire()
             self._waiting.append(mine)
@@ -47,7 +55,7 @@ class Turnstile:
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
-            self._moved_at = time.monotonic()
+            self._still = 0
             if self._waiting:
                 # From hand to hand: the one who leaves comes again at once, and would be faster.
                 self._waiting.popleft().release()
@@ -55,18 +63,19 @@ class Turnstile:
                 self.inside -= 1
 
     def _wait(self, mine: threading.Lock) -> None:
-        began = time.monotonic()
-        while True:
-            left = min(began + WAIT_S, self._moved_at + STILL_S) - time.monotonic()
-            if mine.acquire(timeout=max(0.0, left)):
-                return
-            if left > 0:
-                # Somebody may have moved meanwhile.
-                continue
+        until = time.monotonic() + WAIT_S
+        while not mine.acquire(timeout=LOOK_S):
             with self._lock:
                 if mine.acquire(blocking=False):
                     return
-                self._waiting.remove(mine)
-                raise errors.Unavailable(
-                    f"{self.inside} requests are being handled, at most {self.places} are let in"
-                )
+                now = time.monotonic()
+                if now >= self._looked_at + LOOK_S:
+                    self._still, self._looked_at = self._still + 1, now
+                if self._still >= LOOKS or now >= until:
+                    self._waiting.remove(mine)
+                    raise self._full()
+
+    def _full(self) -> errors.Unavailable:
+        return errors.Unavailable(
+            f"{self.inside} requests are being handled, at most {self.places} are let in"
+        )

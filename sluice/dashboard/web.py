@@ -122,7 +122,7 @@ class Web:
 
     def _observe(self) -> None:
         if self._is_known():
-            self.outlooks.observe(self._rows(self._clock()))
+            self.outlooks.observe(chores.paced(self._rows(self._clock())))
 
     def _look(self) -> None:
         minute = int(self._clock() // MINUTE_S)

@@ -8,7 +8,7 @@ whoever told it.
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -46,7 +46,7 @@ class Notifier(Collector):
         sinks: Sequence[Sink | Keeper],
         told: Told,
         *,
-        rows: Callable[[float], Sequence[usage.Row]],
+        rows: Callable[[float], Iterable[usage.Row]],
         expect: rules.Expect,
         default_rules: Sequence[str] = budget.RULES,
         clock: Callable[[], float] = time.time,
