@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import re
 import select
 import signal
@@ -37,17 +38,25 @@ PAGE = 5000
 NO_ANSWER = (OSError, http.client.HTTPException)
 
 handed_out: set[int] = set()
+PORTS, PORT_MIN = random.SystemRandom(), 12_000
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on, and that no earlier call gave away."""
+    """A loopback port that nobody listens on, and that no earlier call gave away.
+
+    Below those that the kernel gives to connections: one of these may have it before the server
+    for which it was asked. Above those that a browser refuses to open.
+    """
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port not in handed_out:
-            handed_out.add(port)
-            return port
+        # Not the generator that tests seed: they would all begin with the same one.
+        port = PORTS.randrange(PORT_MIN, first) if first > 2 * PORT_MIN else 0
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            port = probe.getsockname()[1]
+            if port not in handed_out:
+                handed_out.add(port)
+                return port
 
 
 def wait_until(holds: Callable[[], Any], what: str, timeout_s: float = 20.0) -> Any:

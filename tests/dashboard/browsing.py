@@ -39,7 +39,8 @@ class Watched:
 
 def names(page: playwright.Page) -> list[str]:
     """Teams in the order in which they are seen."""
-    return page.locator("#teams tbody tr:visible th a").all_inner_texts()
+    # Not the inner text: it is empty until a line that was moved is drawn anew.
+    return page.locator("#teams tbody tr:visible th a").all_text_contents()
 
 
 def drawn(page: playwright.Page) -> None:

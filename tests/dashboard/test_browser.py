@@ -177,7 +177,7 @@ def test_filters_are_in_the_address_and_come_back_with_it(base_url, look):
     page.get_by_label("Find teams").fill("")
     assert len(names(page)) == everybody
     page.locator('.chips button[data-action="allow"]').click()
-    assert set(page.locator("#teams tbody tr:visible b").all_inner_texts()) <= {"allow"}
+    assert set(page.locator("#teams tbody tr:visible b").all_text_contents()) <= {"allow"}
     assert (
         page.locator('.chips button[data-action="allow"]').get_attribute("aria-pressed") == "true"
     )
