@@ -155,11 +155,14 @@ LOOKS = st.lists(
 
 
 @hypothesis.given(LOOKS)
+@hypothesis.example(
+    [(1000, 1, False), (100, 1, False), (900, 61, False), (100, 1, False), (100, 61, False)]
+)
 def test_over_time_and_restarts_each_held_change_is_told_once(
     looks: list[tuple[int, int, bool]],
 ) -> None:
     """A message is sent if and only if what holds differs from what was told and still counts."""
-    said, now, sent = NOTHING, NOON, [("", "")]
+    said, now, sent = NOTHING, NOON, [("", "", ALLOW)]
     judge = Judge()
     for used, after, is_restart in looks:
         now += after
@@ -175,8 +178,9 @@ def test_over_time_and_restarts_each_held_change_is_told_once(
         assert bool(changes) == (holding.level != counts or said.level > holding.level)
         assert then.level is holding.level
         for change in changes:
-            assert (change.rule, change.window) != sent[-1]
-            sent.append((change.rule, change.window))
+            # From drop to throttle, and on to allow, are two recoveries.
+            assert (change.rule, change.window, then.level) != sent[-1]
+            sent.append((change.rule, change.window, then.level))
         said = then
 
 
