@@ -666,17 +666,22 @@ def test_one_push_more_than_may_wait_for_upstream_is_told_at_once_to_come_back()
     assert front.sample("tco_pushes_in_flight") == 0
 
 
-def test_a_crowd_waits_for_a_turn_while_others_leave_and_is_sent_away_when_nobody_does(monkeypatch):
-    turns = turnstile.Turnstile(1)
-    monkeypatch.setattr(turnstile, "WAIT_S", 20.0)
-    monkeypatch.setattr(turnstile, "LOOK_S", 20.0)
+def somebody_coming(turns: turnstile.Turnstile) -> tuple[threading.Thread, threading.Event]:
+    """Who comes in and leaves once started, and what is set once inside."""
     entered = threading.Event()
 
     def come() -> None:
         with turns:
             entered.set()
 
-    second = threading.Thread(target=come)
+    return threading.Thread(target=come), entered
+
+
+def test_a_crowd_waits_for_a_turn_while_others_leave_and_is_sent_away_when_nobody_does(monkeypatch):
+    turns = turnstile.Turnstile(1)
+    monkeypatch.setattr(turnstile, "WAIT_S", 20.0)
+    monkeypatch.setattr(turnstile, "LOOK_S", 20.0)
+    second, entered = somebody_coming(turns)
     with turns:
         second.start()
         assert not entered.wait(0.1)
@@ -710,19 +715,13 @@ def test_a_process_that_gets_no_cpu_is_no_house_that_stands_still(monkeypatch):
     monkeypatch.setattr(turnstile, "WAIT_S", 20.0)
     monkeypatch.setattr(turnstile, "LOOKS", 20)
     turns = turnstile.Turnstile(1)
-    entered = threading.Event()
-
-    def come() -> None:
-        with turns:
-            entered.set()
-
-    second = threading.Thread(target=come)
+    second, entered = somebody_coming(turns)
     with turns:
         second.start()
         wait_until(lambda: turns._waiting, "it waits")
         # Many times as long as it would look, and no other thread runs meanwhile.
         began = time.monotonic()
-        while time.monotonic() < began + 4 * 20 * turnstile.LOOK_S:
+        while time.monotonic() < began + 4 * turnstile.LOOKS * turnstile.LOOK_S:
             sum(range(20_000_000))
     second.join()
     assert entered.is_set()
