@@ -1,24 +1,24 @@
 """A batch of (team, size) pairs against the counters: by runs, or team by team where runs
 are short.
 
-Grouped batches go run by run: one swap a run. Where teams change with almost every entry, a
+Grouped batches go by the runs of their survey: one swap a run, without another look at its entries
+unless a threshold lies among them. Where teams change with almost every entry, a
 swap each would cost more than all the rest (9 ns of 11 here), so a chunk is judged on private
 copies of its teams' counters, and one swap per team says whether the copy was still true. Where
 another thread was faster, the verdicts stand if they are the same from its counter on; else the
 entries of that team are judged again, in small blocks, and only where that fails one by one.
 """
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from sluice._charge cimport (
-    ALLOW, DROP, RELAXED, RULE_COLUMNS, RULE_DRY, RULE_HARD, RULE_SOFT, RUN_MAX, TALLY_CHARGED,
+    ALLOW, DROP, RELAXED, RULE_COLUMNS, RULE_DRY, RULE_HARD, RULE_SOFT, TALLY_CHARGED,
     TALLY_COLUMNS, TALLY_DROPPED, TALLY_ENTRIES, THROTTLE, charge_run, load, plus, swap, verdict,
 )
+from sluice._survey cimport PROBE, SHORT, Survey, run_length, sum_of
 
 cdef enum:
-    PROBE = 64             # runs between two looks at how long they are
-    SHORT = 8              # entries a run, below which a chunk goes team by team
     CHUNK = 262144         # entries of such a chunk: 26 a swap with 10 000 teams
     BLOCK = 2048           # entries that are judged again at a time, where a race was lost
     LOST = -1
@@ -45,47 +45,16 @@ cdef struct Batch:
     bint is_summable       # no run's sum can overflow
 
 
-cdef inline int64_t run_length(const int32_t *team, int64_t n) noexcept nogil:
-    """How many entries from the first on belong to the same team, RUN_MAX at the most."""
-    cdef int32_t first = team[0]
-    cdef int32_t other
-    cdef int64_t i = 1
-    cdef int k
-    n = min(n, <int64_t>RUN_MAX)
-    while i < n and i < SHORT:
-        if team[i] != first:
-            return i
-        i += 1
-    # Blocks without an early exit, so that the compiler can make vectors of them.
-    while i + 32 <= n:
-        other = 0
-        for k in range(32):
-            other |= team[i + k] ^ first
-        if other:
-            break
-        i += 32
-    while i < n and team[i] == first:
-        i += 1
-    return i
-
-
-cdef inline int64_t sum_of(const int64_t *size, int64_t n) noexcept nogil:
-    cdef int64_t total = 0
-    cdef int64_t i
-    for i in range(n):
-        total += size[i]
-    return total
-
-
-cdef inline void charge(Batch *b, int64_t at, int64_t n) noexcept nogil:
-    """Charge `n` entries of one team."""
-    cdef int32_t team = b.team[at]
+cdef inline void charge(
+    Batch *b, int64_t at, int32_t team, int64_t n, uint64_t total
+) noexcept nogil:
+    """Charge `n` entries of one team, whose sizes are `total` together."""
     if team < 0:
         memset(b.action_out + at, ALLOW, n)
         return
     charge_run(
         b.used + team, b.rule + team * <int64_t>RULE_COLUMNS, b.size + at, n,
-        sum_of(b.size + at, n) if b.is_summable else -1, b.action_out + at,
+        <int64_t>total if b.is_summable else -1, b.action_out + at,
         b.tally_out + team * <int64_t>TALLY_COLUMNS)
 
 
@@ -156,7 +125,7 @@ cdef inline void evaluate_lost(Batch *b, int64_t at, int64_t end, Copy *copies) 
             seen[teams] = b.team[i]
             teams += 1
         if copy.chunk == DRY:
-            charge(b, i, 1)
+            charge(b, i, b.team[i], 1, b.size[i])
         else:
             judge_by_copy(b, copy, i)
     for i in range(teams):
@@ -167,7 +136,7 @@ cdef inline void evaluate_lost(Batch *b, int64_t at, int64_t end, Copy *copies) 
     if is_lost:
         for i in range(at, end):
             if b.team[i] >= 0 and copies[b.team[i]].chunk == LOST:
-                charge(b, i, 1)
+                charge(b, i, b.team[i], 1, b.size[i])
 
 
 cdef inline int64_t evaluate_chunk(
@@ -207,17 +176,21 @@ cdef inline int64_t evaluate_chunk(
     return end
 
 
-cdef inline void evaluate_batch(Batch *b) noexcept nogil:
-    """Evaluate a whole batch, whose teams and sizes are in range."""
+cdef inline void evaluate_batch(Batch *b, const Survey *survey) noexcept nogil:
+    """Evaluate a whole batch, which was found to be sound."""
     cdef Copy *copies = NULL
     cdef int32_t *seen = NULL
+    cdef int64_t bits = 0
     cdef int64_t at = 0
     cdef int64_t runs = 0
-    cdef int64_t probed = 0
-    cdef int64_t n
+    cdef int64_t probed = survey.head
+    cdef int64_t n, i
+    for i in range(survey.runs):
+        charge(b, at, survey.run[i].team, survey.run[i].n, survey.run[i].total)
+        at += survey.run[i].n
     while at < b.n:
         n = run_length(b.team + at, b.n - at)
-        charge(b, at, n)
+        charge(b, at, b.team[at], n, sum_of(b.size + at, n, &bits))
         at += n
         runs += 1
         if runs % PROBE:

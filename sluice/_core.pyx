@@ -7,7 +7,8 @@ assign() works on a Python object, a dict that is lent to it, and keeps the GIL.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.dict cimport PyDict_GetItem
 from cpython.ref cimport PyObject
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from sluice._batch cimport Batch, evaluate_batch
@@ -27,6 +28,7 @@ from sluice._scan cimport (
     TRUNCATED, UNFINISHED, Found,
 )
 from sluice._split cimport split_push as split_push_body
+from sluice._survey cimport Survey, survey_batch
 from sluice._wire cimport scan_push as scan_push_body
 
 from sluice import errors
@@ -124,24 +126,6 @@ cdef int64_t first_bad(
     return -1
 
 
-cdef bint is_sound(
-    const int32_t *team, const int64_t *size, int64_t n, int32_t teams, int64_t *bits_out
-) noexcept nogil:
-    """Whether every team and size is in range; `bits_out` is the union of all sizes' bits.
-
-    No early exit, so that the compiler can make vectors of it.
-    """
-    cdef int64_t bits = 0
-    cdef uint32_t signs = 0
-    cdef int64_t i
-    for i in range(n):
-        bits |= size[i]
-        # Both have their sign bit for a team out of range; SSE2 has no minimum of integers.
-        signs |= (<uint32_t>team[i] + 1) | (<uint32_t>(teams - 1) - <uint32_t>team[i])
-    bits_out[0] = bits
-    return bits >= 0 and signs < 0x80000000U
-
-
 def evaluate(
     const int32_t[::1] team not None,
     const int64_t[::1] size not None,
@@ -153,7 +137,7 @@ def evaluate(
     cdef Batch batch
     cdef int64_t n = team.shape[0]
     cdef int64_t teams = used.shape[0]
-    cdef int64_t bits = 0
+    cdef Survey survey
     cdef int64_t bad = -1
     if size.shape[0] != n or action_out.shape[0] != n:
         raise ValueError(f"{n} teams, {size.shape[0]} sizes, {action_out.shape[0]} actions")
@@ -173,11 +157,13 @@ def evaluate(
     batch.action_out = &action_out[0]
     batch.tally_out = &tally_out[0, 0] if teams else NULL
     with nogil:
-        if is_sound(batch.team, batch.size, n, <int32_t>teams, &bits):
-            batch.is_summable = bits < SUMMABLE
-            evaluate_batch(&batch)
+        survey_batch(batch.team, batch.size, n, <int32_t>teams, &survey)
+        if survey.is_sound:
+            batch.is_summable = survey.bits < SUMMABLE
+            evaluate_batch(&batch, &survey)
         else:
             bad = first_bad(batch.team, batch.size, n, teams)
+        free(survey.run)
     if bad >= 0 and size[bad] < 0:
         raise ValueError(f"entry {bad}: size {size[bad]} is below 0")
     if bad >= 0:
