@@ -83,6 +83,8 @@ class Chat:
             # They would have the chat fetch pictures from a host that is not ours.
             image_url_mask="",
             image_url_logo="",
+            # Followed, a POST becomes a GET: a login page would take it as if it had been told.
+            http_redirects=False,
         )
         HEARD.lines().clear()
         service: Any = apprise.Apprise.instantiate(url, asset=asset)

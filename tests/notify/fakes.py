@@ -97,6 +97,13 @@ class Listener:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
+            def do_GET(self) -> None:
+                """A page that anybody gets: what a POST becomes that was sent to another place."""
+                listener.attempts += 1
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
             def drip(self) -> None:
                 with contextlib.suppress(OSError):
                     for byte in b"HTTP/1.0 200 OK\r\n" + b"X-More: y\r\n" * 10_000:

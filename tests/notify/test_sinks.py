@@ -90,6 +90,19 @@ def test_what_a_url_asks_of_apprise_is_kept(query: str) -> None:
         assert "1,000" in listener.bodies[0]["message"]
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_a_failure_and_no_message_is_lost_at_a_login_page(status: int) -> None:
+    with listening() as listener, listening() as login:
+        listener.answer = status
+        listener.headers = {"Location": f"http://127.0.0.1:{login.port}/login"}
+        with pytest.raises(SinkFailed, match=str(status)):
+            json_sink(listener).send(changes(SPENT))
+        assert login.attempts == 0
+        # Whoever says so in the URL has it followed.
+        json_sink(listener, "?redirect=yes").send(changes(SPENT))
+        assert login.attempts == 1
+
+
 def test_a_message_fits_what_the_service_takes() -> None:
     with listening() as listener:
         sink = json_sink(listener)
