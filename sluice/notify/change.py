@@ -35,7 +35,7 @@ class Said:
     """What a sink was last told of a team: a level and, apart from it, a forecast.
 
     Windows are keys, `forecast` that of a day; "" is nothing. `at` and `forecast_at` are epoch
-    seconds.
+    seconds. `dry_run`: the level was one at which no line is lost.
     """
 
     level: Action = Action.ALLOW
@@ -43,6 +43,7 @@ class Said:
     at: float = 0.0
     forecast: str = ""
     forecast_at: float = 0.0
+    dry_run: bool = False
 
 
 NOTHING = Said()
@@ -88,7 +89,8 @@ def difference(
         now: epoch seconds.
     """
     level = condition.level
-    counts = said.level if said.window in condition.open else Action.ALLOW
+    is_over = said.window not in condition.open or (said.dry_run and not condition.dry_run)
+    counts = Action.ALLOW if is_over else said.level
     rule, after = "", said
     if level > counts and level.word in wanted:
         rule = level.word
@@ -96,7 +98,8 @@ def difference(
         rule = RECOVERY
     if rule or level < said.level:
         where = condition.window if level else ""
-        after = replace(said, level=level, window=where, at=now)
+        is_dry = condition.dry_run and level > Action.ALLOW
+        after = replace(said, level=level, window=where, at=now, dry_run=is_dry)
     changes = [Change(rule, said.level, condition)] if rule else []
     day = condition.open[0]
     if level is Action.DROP or said.forecast != day:

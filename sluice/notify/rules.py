@@ -37,6 +37,7 @@ class Condition:
         forecast: the day's limit will be spent before the day ends.
         open: keys of the open day and month.
         rules: what the team is told of; see budget.RULES.
+        dry_run: no line is lost, whatever the level.
         row, outlook: the figures of the moment; the row without its counters.
         since, forecast_since: when level and forecast began to hold, as far as this process knows
             (epoch seconds).
@@ -47,6 +48,7 @@ class Condition:
     forecast: bool
     open: tuple[str, str]
     rules: tuple[str, ...]
+    dry_run: bool
     row: usage.Row = field(compare=False)
     outlook: Outlook | None = field(compare=False)
     since: float = field(compare=False)
@@ -128,6 +130,7 @@ class Judge:
                     forecast=held.forecast,
                     open=open_keys(row),
                     rules=rules,
+                    dry_run=own.dry_run,
                     row=slim(row),
                     outlook=expected,
                     since=held.since,

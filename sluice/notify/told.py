@@ -2,7 +2,7 @@
 
 Recorded after the sink accepted: a crash between the two repeats one message, and loses none. As it
 is written, in a file and in status.notified: at most two items a sink, {rule, window, at}, where
-`rule` is throttle, drop or forecast, an @ and the sink's id.
+`rule` is throttle, drop or forecast, an @ and the sink's id; of a dry run dry-throttle or dry-drop.
 """
 
 import datetime
@@ -25,7 +25,8 @@ log = logging.getLogger("sluice.notify")
 # What was said longer ago concerns no window that is open: a month and more.
 KEEP_S = 40 * 86_400.0
 LEVELS = {action.word: action for action in (Action.THROTTLE, Action.DROP)}
-RULE = re.compile(r"(throttle|drop|forecast)@([a-z0-9-]{1,50})")
+RULE = re.compile(r"((?:dry-)?(?:throttle|drop)|forecast)@([a-z0-9-]{1,50})")
+DRY = "dry-"
 
 # By the sink's id.
 Sayings = Mapping[str, Said]
@@ -137,7 +138,7 @@ class FileStore:
             return {}
         except OSError as error:
             raise errors.SluiceError(f"{self._path} cannot be read: {error.strerror}") from None
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             aside = self._path.with_suffix(".bad")
             self._path.replace(aside)
             log.error(
@@ -158,7 +159,8 @@ def as_status(sayings: Sayings) -> list[dict[str, str]]:
     items = []
     for sink, said in sayings.items():
         if said.level:
-            items.append((f"{said.level.word}@{sink}", said.window, said.at))
+            rule = DRY * said.dry_run + said.level.word
+            items.append((f"{rule}@{sink}", said.window, said.at))
         if said.forecast:
             items.append((f"{FORECAST}@{sink}", said.forecast, said.forecast_at))
     return [
@@ -178,7 +180,8 @@ def from_status(items: object) -> dict[str, Said]:
         if rule == FORECAST:
             said = replace(said, forecast=where, forecast_at=at)
         elif at >= said.at:
-            said = replace(said, level=LEVELS[rule], window=where, at=at)
+            level, is_dry = LEVELS[rule.removeprefix(DRY)], rule.startswith(DRY)
+            said = replace(said, level=level, window=where, at=at, dry_run=is_dry)
         found[sink] = said
     return found
 

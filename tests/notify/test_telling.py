@@ -90,6 +90,36 @@ def test_what_is_said_follows_from_what_was_told_and_what_holds(
     assert after.at == (NOON if (then, window) != (last, where) else 1.0)
 
 
+@pytest.mark.parametrize(
+    ("told", "level", "rules", "rule"),
+    [
+        (DROP, DROP, RULES, "drop"),
+        (THROTTLE, THROTTLE, RULES, "throttle"),
+        # It is no recovery: lines are lost from now on.
+        (DROP, THROTTLE, RULES, "throttle"),
+        (DROP, ALLOW, RULES, "recovery"),
+        (DROP, DROP, BAND_BACK, ""),
+    ],
+)
+def test_a_dry_run_that_is_enforced_now_is_news(
+    told: Action, level: Action, rules: tuple[str, ...], rule: str
+) -> None:
+    dry, enforced = condition(USED[told], dry_run=True), condition(USED[level])
+    _, said = difference(NOTHING, dry, RULES, NOON)
+    assert difference(said, dry, RULES, NOON) == ([], said)
+    # Also after a restart.
+    (said,) = from_status(as_status({SINK: said})).values()
+    changes, after = difference(said, enforced, rules, NOON)
+    assert [change.rule for change in changes] == ([rule] if rule else [])
+    assert difference(after, enforced, rules, NOON) == ([], after)
+
+
+def test_that_a_budget_is_a_dry_run_now_is_no_news() -> None:
+    _, said = difference(NOTHING, condition(SPENT), RULES, NOON)
+    dry = condition(SPENT, dry_run=True)
+    assert difference(said, dry, RULES, NOON) == ([], said)
+
+
 def forecast(said: Said, holding: Condition, rules: tuple[str, ...] = RULES) -> tuple[bool, Said]:
     changes, after = difference(said, holding, rules, NOON)
     return "forecast" in [change.rule for change in changes], after
@@ -202,26 +232,30 @@ def test_nobody_is_told_what_he_did_not_want(levels: list[Action], wanted: tuple
         assert difference(said, condition(USED[level]), wanted, NOON) == ([], said)
 
 
-SINK, OTHER = "slack-1a2b3c4d", "json-00000000"
+SINK, OTHER, DRY = "slack-1a2b3c4d", "json-00000000", "json-00000001"
 
 
 def test_what_was_told_is_written_as_the_status_has_it_and_read_back() -> None:
     said = {
         SINK: Said(DROP, DAY, NOON, DAY, NOON + 1),
         OTHER: Said(THROTTLE, MONTH, NOON),
+        DRY: Said(DROP, DAY, NOON, dry_run=True),
         "pad": NOTHING,
     }
     items = as_status(said)
     assert items == [
         {"rule": f"drop@{SINK}", "window": DAY, "at": "2026-11-23T12:00:00Z"},
+        {"rule": f"dry-drop@{DRY}", "window": DAY, "at": "2026-11-23T12:00:00Z"},
         {"rule": f"forecast@{SINK}", "window": DAY, "at": "2026-11-23T12:00:01Z"},
         {"rule": f"throttle@{OTHER}", "window": MONTH, "at": "2026-11-23T12:00:00Z"},
     ]
-    assert from_status(items) == {SINK: said[SINK], OTHER: said[OTHER]}
+    assert from_status(items) == {sink: said[sink] for sink in (SINK, OTHER, DRY)}
 
 
 def test_thirty_sinks_have_room_in_the_status() -> None:
-    said = {f"{'x' * 41}-{i:08x}": Said(DROP, DAY, NOON, DAY, NOON) for i in range(30)}
+    said = {
+        f"{'x' * 41}-{i:08x}": Said(THROTTLE, DAY, NOON, DAY, NOON, dry_run=True) for i in range(30)
+    }
     items = as_status(said)
     assert len(items) == 60
     assert max(len(item["rule"]) for item in items) <= 63
@@ -241,6 +275,7 @@ GOOD = {"rule": f"drop@{SINK}", "window": DAY, "at": "2026-11-23T12:00:00Z"}
         {},
         {**GOOD, "rule": "drop"},
         {**GOOD, "rule": "allow@slack-1a2b3c4d"},
+        {**GOOD, "rule": "dry-forecast@slack-1a2b3c4d"},
         {**GOOD, "rule": "drop@Slack!"},
         {**GOOD, "rule": 3},
         {**GOOD, "window": "y/2026"},
@@ -279,7 +314,7 @@ def test_a_file_keeps_what_was_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "torn", [b"", b"{", b"[]", b'{"teams": 3}', b'{"teams": {"a/b": []', b"\xff"]
+    "torn", [b"", b"{", b"[]", b'{"teams": 3}', b'{"teams": {"a/b": []', b"\xff", b"[" * 99_999]
 )
 def test_a_file_that_cannot_be_read_is_set_aside(
     tmp_path: Path, torn: bytes, caplog: pytest.LogCaptureFixture

@@ -8,7 +8,19 @@ from typing import Any
 import pytest
 from harness import running, wait_until
 from monitoring.harness import Alertmanager as RealAlertmanager
-from notify.fakes import BAND, FAST, FREE, SPENT, Listener, World, condition, listening, outlook
+from notify.fakes import (
+    BAND,
+    FAST,
+    FREE,
+    SPENT,
+    Listener,
+    Memory,
+    World,
+    condition,
+    listening,
+    outlook,
+    row,
+)
 
 from sluice.notify import alertmanager, url
 from sluice.notify.alertmanager import ALERTS_MAX, Alertmanager, Identity
@@ -251,3 +263,28 @@ def test_what_was_not_taken_is_sent_again_and_what_is_over_said_once() -> None:
         over = [alert for body in listener.bodies[2:] for alert in body]
     assert len({Identity(**alert["labels"]) for alert in over}) == len(over) == len(holding)
     assert all(alert["endsAt"] >= alert["startsAt"] for alert in over)
+
+
+def test_a_dry_run_that_is_enforced_is_critical_at_once_and_the_warning_is_over() -> None:
+    world, is_dry = World(), [True]
+    with listening() as listener:
+        notifier = Notifier(
+            [keeper(listener.port)],
+            Told(Memory()),
+            rows=lambda now: [row(SPENT, now, dry_run=is_dry[0])],
+            expect=world.outlooks.get,
+            clock=lambda: world.now,
+        )
+        notifier.start()
+        try:
+            notifier.look(world.now)
+            wait_until(lambda: len(listener.bodies) == 1, "the dry run is told")
+            is_dry[0] = False
+            world.now += 1
+            notifier.look(world.now)
+            wait_until(lambda: len(listener.bodies) == 2, "that it is none any more is told")
+        finally:
+            notifier.stop()
+        (over, begun) = sorted(listener.bodies[1], key=lambda alert: str(alert["endsAt"]))
+    assert (over["labels"]["severity"], over["endsAt"]) == ("warning", "2026-11-23T12:00:01Z")
+    assert begun["labels"]["severity"] == "critical"
