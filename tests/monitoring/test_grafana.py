@@ -84,6 +84,16 @@ def test_a_query_of_teams_is_narrowed_by_team_and_namespace() -> None:
                 assert 'namespace=~"$namespace", team=~"$team"' in target["expr"], panel["title"]
 
 
+def test_of_what_the_leader_alone_keeps_up_the_board_shows_the_leaders_word() -> None:
+    """Whoever led once shows the last that it knew."""
+    for panel in PANELS:
+        for target in panel["targets"]:
+            for series in ("silent_nodes", "skewed_nodes", "statuses_due"):
+                if (name := f"tco_controller_{series}") in target["expr"]:
+                    words = f"max({name} and on (instance) tco_controller_leader == 1)"
+                    assert target["expr"] == words, panel["title"]
+
+
 # the queries
 
 
