@@ -28,6 +28,7 @@ BODY_MAX, TITLE_MAX = 4000, 250
 SECRET_MIN = 4
 REASON_MAX = 300
 HIDDEN = "***"
+WEBHOOK = "; a webhook is json://HOST/PATH, with TLS jsons://HOST/PATH"
 
 
 class Heard(logging.Handler):
@@ -90,7 +91,10 @@ class Chat:
         service: Any = apprise.Apprise.instantiate(url, asset=asset)
         if service is None:
             scheme = url.partition("://")[0].lower()
-            raise errors.BadRequest(f"apprise cannot use this {scheme}:// URL: {heard(url, '')}")
+            hint = WEBHOOK if scheme in ("http", "https") else ""
+            raise errors.BadRequest(
+                f"apprise cannot use this {scheme}:// URL: {heard(url, '')}{hint}"
+            )
         self._service = service
         self.label = label_of(service.url(privacy=True))
         self._url = url

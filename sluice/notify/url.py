@@ -12,6 +12,8 @@ from typing import NamedTuple
 from sluice import errors
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,39})://.+", re.DOTALL)
+# Where the next URL begins, of several that somebody gave as one.
+NEXT = re.compile(r"[\s,;][A-Za-z][A-Za-z0-9+.-]{0,39}://")
 ID_DIGITS = 8
 PLAIN, TLS = "alertmanager", "alertmanagers"
 PORTS = {PLAIN: 9093, TLS: 443}
@@ -29,8 +31,13 @@ def scheme_of(url: str) -> str:
     """A URL's scheme in lower case.
 
     Raises:
-        BadRequest: it is no URL. The message shows nothing of it: a secret may come first.
+        BadRequest: it is no URL, or several. The message shows nothing of it: a secret may come
+            first.
     """
+    if NEXT.search(url):
+        raise errors.BadRequest(
+            "these are several URLs: each takes a --notify of its own, or a line in SLUICE_NOTIFY"
+        )
     match = SCHEME.fullmatch(url)
     if match is None:
         raise errors.BadRequest(

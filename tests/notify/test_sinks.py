@@ -179,6 +179,20 @@ def test_a_url_that_nobody_can_reach_is_refused_without_being_shown(url: str) ->
     assert SECRET not in refused.value.message
 
 
+@pytest.mark.parametrize("between", [",", ", ", " ", ";", "\n"])
+def test_several_urls_in_one_are_refused_and_not_taken_as_the_path_of_the_first(
+    between: str,
+) -> None:
+    with pytest.raises(errors.BadRequest, match="a line in SLUICE_NOTIFY") as refused:
+        open_all([f"json://localhost/{SECRET}{between}jsons://localhost/{SECRET}"])
+    assert SECRET not in refused.value.message
+
+
+def test_a_webhook_by_its_http_url_is_refused_with_the_scheme_that_it_takes() -> None:
+    with pytest.raises(errors.BadRequest, match="json://HOST/PATH"):
+        open_all([f"http://{SECRET}.example.com/"])
+
+
 def test_a_url_that_is_there_twice_is_refused() -> None:
     with pytest.raises(errors.BadRequest, match=r"sink 2 of 2: slack://.* is there twice"):
         open_all([SLACK, SLACK])
