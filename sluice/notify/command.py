@@ -15,11 +15,13 @@ def test(urls: Sequence[str], dashboard_url: str | None, team: str, out: TextIO)
     """
     code = 0
     for sink in sinks.open_all(urls, dashboard_url):
+        # Labels may be alike; the id is what log, metrics and alerts have.
+        name = f"{sink.label} ({sink.id})"
         try:
             sink.test(team)
         except SinkFailed as error:
             code = 1
-            print(f"{sink.label}: failed: {error.message}", file=out, flush=True)
+            print(f"{name}: failed: {error.message}", file=out, flush=True)
         else:
-            print(f"{sink.label}: ok", file=out, flush=True)
+            print(f"{name}: ok", file=out, flush=True)
     return code

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from harness import running, wait_until
+from monitoring.harness import ROOT
 from monitoring.harness import Alertmanager as RealAlertmanager
 from notify.fakes import (
     BAND,
@@ -236,6 +237,14 @@ def test_a_team_has_the_alerts_that_its_rules_want() -> None:
     assert names(BAND, "throttle", "drop") == ["SluiceBudgetThrottled"]
     assert names(BAND, "forecast") == ["SluiceBudgetForecast"]
     assert names(FREE, "throttle", "drop", "recovery") == []
+
+
+def test_the_readme_names_the_alerts_that_routes_go_by() -> None:
+    text = (ROOT / "README.md").read_text()
+    for rule, (alert, severity) in alertmanager.ALERTS.items():
+        assert f"| `{rule}` | `{alert}` | {severity}" in text
+    labels = set(Identity._fields) - {"alertname", "severity"}
+    assert labels == {"namespace", "team", "window"}
 
 
 def test_a_dry_run_at_its_limit_is_a_warning() -> None:
