@@ -72,7 +72,8 @@ def test_a_spent_budget_is_told_by_namespace_and_taken_back_when_it_is_raised(
             ]
             assert shop["labels"]["severity"] == "warning"
             assert shop["labels"]["window"] == "day"
-            assert shop["annotations"]["summary"] == "Logs of shop-logs/shop are dropped"
+            words = "shop-logs/shop has spent its log budget of the day"
+            assert shop["annotations"]["summary"] == words
             assert "<error" not in str(shop["annotations"])
 
             # Raised for one of them.

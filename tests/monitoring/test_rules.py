@@ -46,6 +46,13 @@ def test_an_alert_says_how_bad_it_is_and_what_happened(rule: dict[str, Any]) -> 
     assert rule["annotations"].keys() == {"summary", "description"}
 
 
+def test_no_summary_says_that_lines_are_lost_for_none_is_in_a_dry_run() -> None:
+    """Prometheus does not know which budgets are dry runs; pagers show no more than the summary."""
+    for rule in ALERTS:
+        if "sluice:budget_action" in rule["expr"]:
+            assert not re.search("sampled|dropped", rule["annotations"]["summary"])
+
+
 def test_annotations_name_flags_that_there_are() -> None:
     text = " ".join(str(rule["annotations"]) for rule in ALERTS)
     flags = {
