@@ -84,6 +84,14 @@ def test_a_query_of_teams_is_narrowed_by_team_and_namespace() -> None:
                 assert 'namespace=~"$namespace", team=~"$team"' in target["expr"], panel["title"]
 
 
+def test_what_is_divided_by_is_never_nothing() -> None:
+    """Without traffic a share of it is no number, and Grafana would show NaN."""
+    for panel in PANELS:
+        for target in panel["targets"]:
+            for divisor in re.findall(r" / (.*)", target["expr"]):
+                assert re.fullmatch(r"\(.* > 0\)", divisor), panel["title"]
+
+
 def test_of_what_the_leader_alone_keeps_up_the_board_shows_the_leaders_word() -> None:
     """Whoever led once shows the last that it knew."""
     for panel in PANELS:
