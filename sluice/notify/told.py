@@ -56,6 +56,8 @@ class Told:
         self._lock, self._saving = threading.Lock(), threading.Lock()
         self._said: dict[str, dict[str, Said]] = {}
         self._unsaved: set[str] = set()
+        # Why the store failed, as it was logged last; "" if it did not.
+        self._complaint = ""
 
     def load(self, sinks: Iterable[str]) -> None:
         """Begin with what the store has of these sinks, by their ids; forget what was here."""
@@ -95,10 +97,16 @@ class Told:
             try:
                 self._store.save(changed)
             except (OSError, errors.SluiceError) as error:
-                log.error("what was told of %d teams cannot be kept: %s", len(changed), error)
+                # Once: each sink comes back with it every few seconds.
+                if str(error) != self._complaint:
+                    log.error("what was told of %d teams cannot be kept: %s", len(changed), error)
+                self._complaint = str(error)
                 with self._lock:
                     self._unsaved.update(changed)
                 return False
+            if self._complaint:
+                log.info("what was told is kept again")
+            self._complaint = ""
             return True
 
 

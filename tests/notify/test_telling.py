@@ -351,6 +351,24 @@ def test_what_a_store_does_not_take_is_brought_again(caplog: pytest.LogCaptureFi
     assert store.kept == {KEY: {SINK: Said(DROP, DAY, NOON)}}
 
 
+def test_a_store_that_goes_on_failing_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Each sink tries every few seconds, and a disk that is full is no better for it."""
+    store = Memory()
+    told = Told(store)
+
+    def said(*errors: OSError | None) -> int:
+        caplog.clear()
+        for store.error in errors:
+            told.record(SINK, {KEY: Said(DROP, DAY, NOON)})
+            assert told.flush() == (store.error is None)
+        return len([one for one in caplog.records if one.levelno == logging.ERROR])
+
+    full, gone = OSError("disk full"), OSError("no such directory")
+    assert said(full, full, full) == 1
+    assert said(full, gone) == 1
+    assert said(None, gone) == 1
+
+
 def test_sinks_that_are_not_set_any_more_are_forgotten() -> None:
     store = Memory()
     store.kept = {KEY: {SINK: Said(DROP, DAY, NOON), OTHER: Said(THROTTLE, DAY, NOON)}}
