@@ -16,7 +16,7 @@ from typing import Any, Self
 from sluice import budget, columns, policy, usage, window
 from sluice.columns import DAY, MONTH
 from sluice.policy import Action
-from sluice.rates import DAY_S, GAP_S, HOUR_S, HOURS, Rates, expected, hours_until
+from sluice.rates import DAY_S, GAP_S, HOUR_S, HOURS, Rates, expected
 
 # Of the longest forecast: a month.
 DAYS_MAX = 32
@@ -61,8 +61,8 @@ class Outlook:
         rate, usual: bytes per second offered in the last minutes and in the last day.
         trend: rising, steady or falling.
         day, month: when the limit will be spent (epoch seconds); None: not in the open window.
-        now, end: when this was expected, and the end of the open day (epoch seconds).
-        sizes: bytes of the day now, at each full hour and at its end.
+        moments: now, each full hour, the open day's end, and where the curve bends (epoch seconds).
+        sizes: bytes of the day at each of them.
     """
 
     rate: float
@@ -70,16 +70,14 @@ class Outlook:
     trend: str
     day: float | None
     month: float | None
-    now: float
-    end: float
-    # Of a thousand teams these are a quarter of a megabyte, and pairs in lists were five.
+    # Of a thousand teams these are half a megabyte, and pairs in lists were five.
+    moments: "array.array[float]"
     sizes: "array.array[float]"
 
     @property
     def curve(self) -> list[tuple[float, int]]:
         """(moment, bytes of the day then), from now to the day's end."""
-        moments = [self.now, *hours_until(self.now, self.end)]
-        return [(at, int(size)) for at, size in zip(moments, self.sizes, strict=True)]
+        return [(at, int(size)) for at, size in zip(self.moments, self.sizes, strict=True)]
 
     def as_json(self) -> dict[str, object]:
         """The `forecast` of the REST API."""
@@ -106,10 +104,21 @@ def outlook(row: usage.Row, rates: Rates) -> Outlook:
     elif thinned_by is Action.THROTTLE:
         through = replace(daily, soft=-1)
     day = now if day_action is Action.DROP else _crossing(path, through.offered(row.day))
-    used = [(at, through.used(row.day, total)) for at, total in path]
+    used = [(at, through.used(row.day, total)) for at, total in bent(path, through, row.day)]
     month = now if month_action is Action.DROP else _month(row, rates, daily, used)
-    sizes = array.array("d", [size for _, size in used])
-    return Outlook(rates.now, rates.mean, rates.trend, day, month, now, row.windows.end, sizes)
+    moments, sizes = (array.array("d", values) for values in zip(*used, strict=True))
+    return Outlook(rates.now, rates.mean, rates.trend, day, month, moments, sizes)
+
+
+def bent(path: Sequence[tuple[float, float]], rule: Rule, used: float) -> list[tuple[float, float]]:
+    """A path of (moment, bytes offered) with the moments at which less begins to be let through:
+    between two full hours the curve would go straight on, and not stop at the limit."""
+    bends = [(_crossing(path, size), size) for size in (rule.soft - used, rule.offered(used))]
+    points = dict(path)
+    for at, size in bends:
+        if at is not None:
+            points.setdefault(at, size)
+    return sorted(points.items())
 
 
 def _crossing(path: Iterable[tuple[float, float]], size: float) -> float | None:

@@ -80,6 +80,27 @@ def test_a_band_that_keeps_nothing_is_never_passed():
     assert found.curve[-1][1] == 800_000_000
 
 
+@pytest.mark.parametrize("sample_rate", [1.0, 0.5, 0.1])
+def test_the_curve_bends_where_the_band_begins_and_where_the_limit_is_spent(sample_rate):
+    own = make(10**9, sample_rate=sample_rate)
+    outlooks, used = steady(own, 100_000, MIDNIGHT, MIDNIGHT + 90 * MINUTE)
+    found = outlooks.of(own.key)
+    curve = dict(found.curve)
+    begins = MIDNIGHT + 90 * MINUTE + (800_000_000 - used) / 100_000
+    assert min(at for at, size in curve.items() if size >= 799_999_999) == pytest.approx(begins)
+    assert curve[found.day] == 10**9
+    # Neither lies at a full hour: straight lines between those would tell other moments.
+    assert begins % HOUR
+    assert found.day % HOUR
+
+
+def test_a_month_that_is_spent_with_the_day_is_spent_at_the_same_moment():
+    own = make(10**9, 10**9)
+    outlooks, _ = steady(own, 100_000, MIDNIGHT - 2 * DAY, MIDNIGHT - 2 * DAY + 140 * MINUTE)
+    found = outlooks.of(own.key)
+    assert found.month == pytest.approx(found.day, abs=1)
+
+
 def test_a_team_that_drops_has_spent_it_now():
     own = make(1000)
     outlooks = forecast.Outlooks()
