@@ -268,6 +268,24 @@ def test_hostile_names_run_nothing(look):
         assert page.locator("main img, main script").count() == 0
 
 
+def test_teams_of_one_name_are_told_apart_by_their_namespaces_and_long_names_by_their_titles(look):
+    now, long = time.time(), "a-name-of-63-letters-" * 3
+    teams = Teams([row("backend-team", space, now=now) for space in ("production", "staging")])
+    with serving(site(origin_of(teams, now))) as url:
+        page = look(url)
+        teams.put(row(long, long, now=now))
+        page.wait_for_function("() => document.querySelectorAll('#teams tbody tr').length === 3")
+        cut = """cells => cells.filter(one => one.scrollWidth > one.clientWidth)
+            .map(one => one.textContent)"""
+        assert page.locator("#teams tbody th > a, #teams tbody th > small").evaluate_all(cut) == [
+            long, long,
+        ]  # fmt: skip
+        titles = page.locator("#teams tbody th").evaluate_all("all => all.map(one => one.title)")
+        assert sorted(titles) == [
+            f"{long}/{long}", "production/backend-team", "staging/backend-team",
+        ]  # fmt: skip
+
+
 def test_without_history_the_panels_say_so(look):
     teams = Teams([row(now=time.time(), day=5)])
     with serving(site(origin_of(teams, time.time()))) as url:

@@ -158,7 +158,7 @@ function show(news) {
     let row = rows.get(key);
     if (!row) {
       row = document.getElementById("row").content.firstElementChild.cloneNode(true);
-      row.dataset.key = key;
+      row.dataset.key = row.cells[0].title = key;
       rows.set(key, row);
       body.append(row);
     }
