@@ -85,13 +85,22 @@ def rate(bytes_per_s: float) -> str:
 def until(seconds: float) -> str:
     """How long it is until then, in whole minutes: "in 2 h 10 min"."""
     if seconds < MINUTE_S:
-        return "in less than a minute"
+        return "in under 1 min"
     days, rest = divmod(int(seconds), DAY_S)
     hours, rest = divmod(rest, HOUR_S)
     parts = ((days, "d"), (hours, "h"), (rest // MINUTE_S, "min"))
-    named = [f"{count} {name}" for count, name in parts if count]
     # A day from now, minutes are noise.
-    return f"in {' '.join(named[:2])}"
+    named = [f"{count} {name}" for count, name in parts[: 2 if days else None] if count]
+    return f"in {' '.join(named)}"
+
+
+def visible(name: str) -> str:
+    """A name that shows all that is in it: what is not seen, or turns the direction of writing, as
+    its escape. Else one name could be taken for another."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in name
+    )
 
 
 class Clock:

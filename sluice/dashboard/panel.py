@@ -43,12 +43,16 @@ def panel(origin: source.Source, team: views.Team, span: str) -> dict[str, objec
     def plots() -> dict[str, object]:
         found["span"], start, step_s, points = _points(origin, team, span)
         axis = _axis(team, str(found["span"]), start)
-        return {"usage": _usage(team, points, axis), "outcomes": _outcomes(team, points, step_s)}
+        ahead = _ahead(team, _until(team, str(found["span"])))
+        return {
+            "usage": _usage(team, points, ahead, axis),
+            "outcomes": _outcomes(team, points, step_s),
+        }
 
     def lists() -> dict[str, object]:
         namespaces, apps = origin.past().top(key, day_starts, PLACES)
         if not (namespaces or apps):
-            return {"missing": "Nothing is known of today yet."}
+            return {"missing": "Nothing that passed today is on record yet."}
         return {"namespaces": _places(team, namespaces), "apps": _places(team, apps)}
 
     def events() -> object:
@@ -84,11 +88,29 @@ def _position(moment: float) -> str:
     return f"{datetime.datetime.fromtimestamp(moment, datetime.UTC):%Y-%m-%d %H:%M:%S}"
 
 
+def _until(team: views.Team, span: str) -> float:
+    """Where a plot ends."""
+    end = team.row.windows.end
+    return min(end, team.row.now + AHEAD_S) if span == HOUR else end
+
+
+def _ahead(team: views.Team, until: float) -> list[tuple[float, int]]:
+    """The forecast as far as it is shown: what lies beyond would set the scale of the plot."""
+    found: list[tuple[float, int]] = []
+    for at, size in team.outlook.curve if team.outlook is not None else ():
+        if at > until and found:
+            before_at, before = found[-1]
+            share = (until - before_at) / (at - before_at)
+            found.append((until, before + int((size - before) * share)))
+            break
+        found.append((at, size))
+    return found
+
+
 def _axis(team: views.Team, span: str, start: int) -> dict[str, object]:
     """From where to where a plot goes, and where its labels stand."""
-    clock, end = views.clock_of(team.row.budget.time_zone), team.row.windows.end
+    clock, end = views.clock_of(team.row.budget.time_zone), _until(team, span)
     if span == HOUR:
-        end = min(end, team.row.now + AHEAD_S)
         start = min(start, math.floor(end) - HOUR_S)
     ticks = []
     for moment in range(-(-start // TICK_S) * TICK_S, math.floor(end) + 1, TICK_S):
@@ -107,14 +129,18 @@ def _axis(team: views.Team, span: str, start: int) -> dict[str, object]:
     }
 
 
-def _usage(team: views.Team, points: Sequence[Point], axis: dict[str, object]) -> dict[str, object]:
+def _usage(
+    team: views.Team,
+    points: Sequence[Point],
+    curve: Sequence[tuple[float, int]],
+    axis: dict[str, object],
+) -> dict[str, object]:
     """The plot of what is used of the day's limit."""
     row, clock = team.row, views.clock_of(team.row.budget.time_zone)
     limit, now = row.budget.daily_limit, row.now
     known = [(float(point.at), point.day_usage) for point in points if point.at < now]
     # History ends with the last full step; the page is of now.
     known.append((now, row.day))
-    curve = list(team.outlook.curve) if team.outlook is not None else []
     power = texts.unit_of(max([limit, *(size for _, size in [*known, *curve])]))
 
     def told(moment: float, size: int, word: str) -> str:
@@ -212,7 +238,7 @@ def _places(team: views.Team, places: Sequence[Place]) -> list[dict[str, str]]:
     whole = max(team.row.day, sum(place.size for place in places))
     return [
         {
-            "name": place.name or "(none)",
+            "name": texts.visible(place.name) or "(none)",
             "size": texts.bytes_text(place.size),
             "exact": texts.exact(place.size),
             "share": texts.percent(tenths := texts.share(place.size, whole)),

@@ -198,6 +198,8 @@ def means(row: usage.Row) -> str:
     would = "would be" if own.dry_run else "are"
     windows = [kind for kind in (DAY, MONTH) if row.window_action(kind) == row.action]
     which = ("day", "month")[windows[-1]]
+    if row.action is Action.DROP and not (own.daily_limit, own.monthly_limit)[windows[-1]]:
+        return f"The {which}'s limit is 0: all entries {would} dropped."
     if row.action is Action.DROP:
         end = (row.windows.end, row.windows.month_end)[windows[-1]]
         ends = clock_of(own.time_zone).near(end, row.now)
@@ -231,8 +233,11 @@ def _rate(team: Team) -> str:
 def _forecast(team: Team, kind: int) -> str:
     """A sentence on when a limit will be spent."""
     which = ("day", "month")[kind]
-    if kind == MONTH and team.row.budget.monthly_limit is None:
+    limit = (team.row.budget.daily_limit, team.row.budget.monthly_limit)[kind]
+    if limit is None:
         return ""
+    if limit == 0:
+        return "There is nothing to spend."
     if team.outlook is None:
         return "No forecast yet."
     moment, now = (team.outlook.day, team.outlook.month)[kind], team.row.now

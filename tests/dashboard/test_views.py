@@ -1,6 +1,7 @@
 """What pages say of a team: texts, exact and rounded down."""
 
 import dataclasses
+from array import array
 from datetime import UTC, datetime
 from fractions import Fraction
 
@@ -9,11 +10,12 @@ from dashboard.harness import Memory, Teams, a_day, origin_of, row
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sluice import errors, texts
+from sluice import errors, source, texts
 from sluice.dashboard import panel, views
 from sluice.records import Event, Place
 
 NOW = datetime(2026, 11, 23, 14, 10, tzinfo=UTC).timestamp()
+MIDNIGHT = datetime(2026, 11, 24, tzinfo=UTC).timestamp()
 GIB = 2**30
 
 
@@ -97,6 +99,44 @@ def test_every_byte_of_the_largest_limit_is_there():
 def test_a_limit_of_nothing_is_full_only_once_something_passed():
     assert views.line(team(limit=0))["day"] == "0.0 %"
     assert views.line(team(limit=0, day=1))["day"] == "100.0 %"
+
+
+def test_of_a_limit_of_nothing_nobody_is_told_that_it_was_spent_or_comes_back():
+    nothing = team(limit=0, foreseen=outlook(day=NOW))
+    assert views.means(nothing.row) == "The day's limit is 0: all entries are dropped."
+    assert views.detail(nothing)["dayForecast"] == "There is nothing to spend."
+    dry = team(limit=0, month_limit=0, day=5, dry_run=True)
+    assert views.means(dry.row) == "The month's limit is 0: all entries would be dropped."
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (59, "in under 1 min"),
+        (60, "in 1 min"),
+        (7260, "in 2 h 1 min"),
+        (86_399, "in 23 h 59 min"),
+        (86_400 + 300, "in 1 d"),
+        (90_300, "in 1 d 1 h"),
+    ],
+)
+def test_how_long_it_is_has_minutes_within_a_day_only(seconds, words):
+    assert texts.until(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("checkout", "checkout"),
+        ("שלום 日本", "שלום 日本"),
+        ("\u202elive\u202c", "\\u202elive\\u202c"),
+        ("api\u200b", "api\\u200b"),
+        ("a\n\x1b[0m", "a\\n\\x1b[0m"),
+        ("\ud800", "\\ud800"),
+    ],
+)
+def test_a_name_shows_what_hides_in_it(name, shown):
+    assert texts.visible(name) == shown
 
 
 def test_the_first_limit_to_be_spent_is_told_in_the_teams_own_time():
@@ -228,6 +268,22 @@ def test_the_last_hour_is_drawn_in_minutes():
     ]  # fmt: skip
 
 
+def test_the_forecast_ends_with_the_plot_and_its_scale_is_of_what_is_seen():
+    # A dry run that goes on far beyond its limit: a kilobyte a second.
+    moments, sizes = array("d", [NOW, NOW + 1800, MIDNIGHT]), array("d", [5e5, 2.3e6, 3.59e7])
+    one = row(now=NOW, day=500_000, limit=600_000, dry_run=True)
+    seen = views.Team(one, outlook(moments=moments, sizes=sizes), None)
+    origin = source.Source(lambda _: [one], None, Memory())
+    hour, day = (
+        panel.panel(origin, seen, span)["plots"]["usage"] for span in (panel.HOUR, panel.DAY)
+    )
+    assert day["forecast"]["x"][-1] == day["axis"]["range"][1] == "2026-11-24 00:00:00"
+    assert (day["unit"], day["forecast"]["y"]) == ("MB", [0.5, 2.3, 35.9])
+    assert hour["forecast"]["x"][-1] == hour["axis"]["range"][1] == "2026-11-23 14:25:00"
+    assert (hour["unit"], hour["forecast"]["y"]) == ("MB", [0.5, 1.4])
+    assert hour["forecast"]["hover"][-1] == "14:25  1.40 MB expected, 233.3 %"
+
+
 def test_shares_are_of_what_was_used_today():
     apps = a_panel()["lists"]["apps"]
     assert apps[0]["name"] == "(none)"
@@ -242,7 +298,7 @@ class Away(Memory):
 def test_a_part_that_cannot_be_had_says_why_and_the_others_are_there():
     found = a_panel(records=Away(told=[Event(NOW, "default/shop", "Normal", "Read", "words")]))
     assert found["plots"] == {"missing": "Prometheus does not answer"}
-    assert found["lists"] == {"missing": "Nothing is known of today yet."}
+    assert found["lists"] == {"missing": "Nothing that passed today is on record yet."}
     assert found["events"][0]["text"] == "words"
 
 
