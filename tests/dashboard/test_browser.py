@@ -183,6 +183,19 @@ def test_filters_are_in_the_address_and_come_back_with_it(base_url, look):
     )
 
 
+def test_a_filter_that_nothing_passes_says_so_and_one_that_there_is_not_is_none(base_url, look):
+    page = look(f"{base_url}/?action=explode")
+    assert len(names(page)) == page.locator("#teams tbody tr").count() > 0
+    assert page.locator('.chips [aria-pressed="true"]').get_attribute("data-action") == ""
+    assert page.locator("#none").is_hidden()
+    page.get_by_label("Find teams").fill("nobody-is-called-so")
+    assert names(page) == []
+    assert page.locator("#none").is_visible()
+    assert page.locator("#empty").is_hidden()
+    page.get_by_label("Find teams").fill("")
+    assert page.locator("#none").is_hidden()
+
+
 def test_dark_is_chosen_by_the_system_and_then_by_the_reader_who_is_remembered(base_url, look):
     page = look(base_url, color_scheme="dark")
     root = page.locator("html")

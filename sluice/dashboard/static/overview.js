@@ -6,6 +6,7 @@ const body = table.tBodies[0];
 const find = document.getElementById("find");
 const shown = document.getElementById("shown");
 const empty = document.getElementById("empty");
+const none = document.getElementById("none");
 const chips = [...document.querySelectorAll(".chips button")];
 const heads = [...table.tHead.rows[0].cells];
 const rows = new Map([...body.rows].map((row) => [row.dataset.key, row]));
@@ -54,7 +55,8 @@ function write(row, line) {
 const query = new URLSearchParams(location.search);
 const given = query.get("sort") ?? "-action";
 const sorting = { name: given.replace(/^-/, ""), descending: given.startsWith("-") };
-let chosen = query.get("action") ?? "";
+const asked = query.get("action");
+let chosen = chips.some((chip) => chip.dataset.action === asked) ? asked : "";
 find.value = query.get("q") ?? "";
 
 function compare(column, descending) {
@@ -110,6 +112,7 @@ function filter() {
     if (row.hidden !== hidden) row.hidden = hidden;
     if (!hidden) count++;
   }
+  none.hidden = count > 0 || rows.size === 0;
   put(shown, chosen || find.value.trim() ? `${count} shown` : "");
   for (const chip of chips) chip.setAttribute("aria-pressed", chip.dataset.action === chosen);
 }
