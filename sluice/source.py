@@ -46,10 +46,14 @@ class Status:
         """Why the process is not ready, "" when it is."""
         return self.not_ready or self.waits_for()
 
+    @property
+    def all_problems(self) -> list[dict[str, object]]:
+        """What is wrong with budgets, known and found when asked."""
+        return [*self.problems, *self.more_problems()]
+
     def as_json(self) -> dict[str, object]:
         """What /api/health says."""
-        missing = self.missing
-        problems = [*self.problems, *self.more_problems()]
+        missing, problems = self.missing, self.all_problems
         found: dict[str, object] = {
             "status": "degraded" if problems else "ok",
             "ready": not missing,

@@ -66,7 +66,7 @@ def create_app(
     for name in TEMPLATES:
         # Compiled now, and not for whoever looks first.
         app.jinja_env.get_template(name)
-    shown = board.Board(origin, clock, currency)
+    shown = board.Board(origin, clock, currency, problems=lambda: len(status.all_problems))
     app.extensions[BOARD] = shown
     counters = metrics.Metrics(*collectors)
     app.register_blueprint(api.blueprint(origin, clock, status))

@@ -47,6 +47,7 @@ class Board:
         origin: where rows, forecasts and costs come from.
         clock: epoch seconds, for the rows; a step of it changes nothing in the pace.
         currency: shown with costs.
+        problems: how many there are with budgets.
 
     Threads: any number.
     """
@@ -57,11 +58,12 @@ class Board:
         clock: Callable[[], float] = time.time,
         currency: str = "",
         *,
+        problems: Callable[[], int] = lambda: 0,
         listeners_max: int = LISTENERS_MAX,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self.currency = currency
-        self._source, self._clock = origin, clock
+        self._source, self._clock, self._problems = origin, clock, problems
         self._listeners_max, self._heartbeat_s = listeners_max, heartbeat_s
         # Other boards' numbers mean nothing here: a page may outlive the process that made it.
         self._name = secrets.token_hex(4)
@@ -175,7 +177,9 @@ class Board:
             key = row.budget.key
             outlook = outlooks.of(key) if outlooks is not None else None
             teams[key] = views.Team(row, outlook, self._source.cost_of(row.budget))
-        return Snapshot(before, teams, now, self.currency)
+        made = Snapshot(before, teams, now, self.currency)
+        made.totals["problems"] = views.problems(self._problems())
+        return made
 
     def _tick(self) -> None:
         """The thread: a snapshot a second while anybody listens."""

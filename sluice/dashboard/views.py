@@ -274,6 +274,13 @@ def totals(teams: Iterable[Team], now: float, currency: str = "") -> Line:
     }
 
 
+def problems(count: int) -> str:
+    """A sentence on budgets that are not in force as they were written; "" if all are."""
+    if not count:
+        return ""
+    return f"{count:,} problem{'s' * (count > 1)} with budgets: not all that was written holds."
+
+
 def is_same(before: usage.Row, after: usage.Row) -> bool:
     """Whether two rows of a team differ in nothing but the moment."""
     return _facts(before) == _facts(after)

@@ -16,6 +16,7 @@ from dashboard.harness import Memory, Teams, a_day, origin_of, row, serving, sit
 from harness import budget, free_port
 
 from sluice import Budget, Gate, forecast, settings, source, usage
+from sluice.dashboard import app
 from sluice.records import Event, Place
 
 pytestmark = pytest.mark.chromium
@@ -297,6 +298,23 @@ def test_teams_of_one_name_are_told_apart_by_their_namespaces_and_long_names_by_
         assert sorted(titles) == [
             f"{long}/{long}", "production/backend-team", "staging/backend-team",
         ]  # fmt: skip
+
+
+def test_budgets_that_are_refused_are_told_where_teams_are_looked_for(look):
+    now, status = time.time(), source.Status()
+    made = app.create_app(origin_of(Teams([row(now=now)]), now), status)
+    with serving(made) as url:
+        page = look(url)
+        told = page.locator("#problems")
+        assert told.is_hidden()
+        status.problems = [{"file": "a.yaml", "message": "spec: <b>"}, {"file": "b.yaml"}]
+        told.wait_for(state="visible")
+        assert told.inner_text().startswith("2 problems with budgets")
+        assert page.evaluate("fetch(document.querySelector('#problems a').href).then(r => r.ok)")
+        assert serious_faults(page) == []
+        assert look(url).locator("#problems").is_visible()
+        status.problems = []
+        told.wait_for(state="hidden")
 
 
 def test_without_history_the_panels_say_so(look):

@@ -171,6 +171,7 @@ function show(news) {
   for (const node of document.querySelectorAll("[data-total]")) {
     put(node, news.totals[node.dataset.total]);
   }
+  document.getElementById("problems").hidden = !news.totals.problems;
   put(document.getElementById("time"), news.totals.time);
   empty.hidden = rows.size > 0;
   if (moved) {
