@@ -18,6 +18,9 @@ from sluice import budget, columns, ledger, policy, window
 APPS_PER_TEAM, PLACES_PER_TEAM = 50, 500
 APPS = 10_000
 OTHER = "other"
+# A longer name counts as OTHER: Kubernetes' have 63 characters, Loki takes 2048 and lets anybody
+# ask for 16 MiB.
+PLACE_CHARACTERS = 256
 # Team's key, namespace, application.
 Place = tuple[str, str, str]
 # Places, and the bytes of each of them. Places get more, at their end; none ever moves.
@@ -49,7 +52,7 @@ class Apps:
             if found is not None:
                 return found
             # Every place's strings are new ones; of 10 000 places, few differ.
-            team, namespace, app = map(sys.intern, (team, namespace, app))
+            team, namespace, app = map(sys.intern, (team, _written(namespace), _written(app)))
             names = self._names.setdefault(team, [])
             if app not in names and len(names) >= APPS_PER_TEAM:
                 app = OTHER
@@ -78,6 +81,13 @@ class Apps:
         """All places and their bytes, without an object for each: it is asked every minute."""
         with self._lock:
             return self._places, self._bytes[: len(self._places)].copy()
+
+
+def _written(name: str) -> str:
+    """A label's value as a place is written: short, and without what is no UTF-8."""
+    if len(name) > PLACE_CHARACTERS:
+        return OTHER
+    return name.encode("utf-8", "replace").decode()
 
 
 @dataclass(frozen=True, slots=True)

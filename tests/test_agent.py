@@ -1000,6 +1000,20 @@ def test_metrics_of_the_process_stand_beside_those_of_the_teams():
     assert front.sample("process_resident_memory_bytes") > 0
 
 
+def test_a_name_that_is_not_utf8_cannot_break_the_metrics():
+    front = Front([SHOP])
+    for label, series in (("app", "tco_app_bytes_total"), ("namespace", "tco_source_bytes_total")):
+        labels = {"namespace": "shop", "app": "a", label: "latin1"}
+        push = shippers.vector_json([Stream(labels, [Entry(1, "0123456789")])])
+        body = push.body.replace(b"latin1", b"caf\xe9")
+        assert front.client.post(push.path, data=body, headers=push.headers).status_code == 204
+        assert front.client.get("/metrics").status_code == 200
+        found = [
+            s.value for s in front.samples() if s.name == series and "caf?" in s.labels.values()
+        ]
+        assert found == [10]
+
+
 def test_a_hostile_application_name_cannot_break_the_metrics():
     front = Front([SHOP])
     for name in ('a"b', "a\\b", "a\nb", "zażółć", "", "x" * 2000):

@@ -649,6 +649,18 @@ def test_namespaces_of_one_team_are_bounded_and_leave_room_for_the_others(monkey
     assert totals["shop/shop", "shop", "web"] == 1
 
 
+def test_an_endless_name_is_not_kept():
+    apps = usage.Apps()
+    long = "x" * usage.PLACE_CHARACTERS
+    for namespace, app in (("shop", long), ("shop", long + "y"), (long + "y", "web")):
+        apps.add(np.array([apps.number("", namespace, app)], np.int32), np.array([1]))
+    assert totals_of(apps) == {
+        ("", "shop", long): 1,
+        ("", "shop", usage.OTHER): 1,
+        ("", usage.OTHER, "web"): 1,
+    }
+
+
 def test_the_bytes_of_an_application_are_those_that_were_kept():
     gate = Gate([make("shop", 25)])
     streams = [one_stream("shop", ["0123456789"] * 2, app=app) for app in ("a", "b")]
