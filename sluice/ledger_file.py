@@ -113,9 +113,11 @@ class FileRows:
                 self.complaint = str(torn)
                 self._unmap()
                 self._path.replace(self._path.with_suffix(".bad"))
-        self._create()
+        names: dict[str, int] = {}
+        rows = np.zeros((0, columns), np.int64)
         if existed or self._snapshot.exists():
-            self._restore()
+            names, rows = self._restored(names, rows)
+        self._create(names, rows)
 
     def reserve(self, rows: int) -> None:
         """Make sure that rows [0, rows) are on disk."""
@@ -126,15 +128,16 @@ class FileRows:
 
     def write_names(self) -> None:
         """Write the table; after a kill in the middle the one before it stands."""
-        table = table_of(self._sequence + 1, self.names)
+        sequence = self._sequence + 1
+        table = table_of(sequence, self.names)
         if len(table) > TABLE_ROOM:
             raise OSError(f"a table of {len(table)} bytes, room for {TABLE_ROOM}")
-        self._sequence += 1
-        at = self._tables + self._sequence % 2 * TABLE_ROOM
+        at = self._tables + sequence % 2 * TABLE_ROOM
         os.posix_fallocate(self._fd, at, len(table))
         payload_at = at + TABLE_HEAD.size
         self._mmap[payload_at : at + len(table)] = table[TABLE_HEAD.size :]
         self._mmap[at:payload_at] = table[: TABLE_HEAD.size]
+        self._sequence = sequence
 
     def write_snapshot(self, names: dict[str, int], rows: Rows) -> None:
         """Write copies of the rows in use and their names beside the file."""
@@ -199,35 +202,35 @@ class FileRows:
         self._sequence, payload = max(tables)
         return checked_names(payload, self._path)
 
-    def _create(self) -> None:
+    def _create(self, names: dict[str, int], rows: Rows) -> None:
         new = self._path.with_suffix(".new")
         with new.open("wb") as file:
             file.truncate(self._size())
             file.write(sealed(HEADER.pack(MAGIC, VERSION, ROWS, self._columns, TABLE_ROOM)))
-            # With a first table, so that a kill from here on leaves a whole file or none.
+            # With all that is known, so that a kill or a full disk leaves a whole file or none.
+            file.seek(PAGE)
+            file.write(rows.tobytes())
             file.seek(self._tables)
-            file.write(table_of(0, {}))
+            file.write(table_of(0, names))
         new.replace(self._path)
         self._map()
         self._lend()
         self._reserved = 0
         self._sequence = 0
-        self.names = {}
-        self.reserve(1)
+        self.names = names
+        self.reserve(1 + max(names.values(), default=0))
 
-    def _restore(self) -> None:
+    def _restored(self, names: dict[str, int], rows: Rows) -> tuple[dict[str, int], Rows]:
+        """What the snapshot has, or else what is given."""
+        self.complaint = self.complaint or f"{self._path} is gone"
         try:
             names, rows = self._read_snapshot()
         except (Torn, OSError) as error:
             self.origin = "zero"
-            self.complaint = f"{self.complaint or f'{self._path} is gone'}; {error}"
-            return
-        self.reserve(1 + max(names.values(), default=0))
-        self.rows[: len(rows)] = rows
-        self.names.update(names)
-        self.write_names()
-        self.origin = "snapshot"
-        self.complaint = self.complaint or f"{self._path} is gone"
+            self.complaint = f"{self.complaint}; {error}"
+        else:
+            self.origin = "snapshot"
+        return names, rows
 
     def _read_snapshot(self) -> tuple[dict[str, int], Rows]:
         data = unsealed(self._snapshot.read_bytes(), str(self._snapshot))

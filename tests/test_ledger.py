@@ -1,6 +1,8 @@
 """The ledger: windows that turn, clocks that jump, refunds that come late, and a plain model."""
 
+import contextlib
 import datetime as dt
+import errno
 import random
 from dataclasses import dataclass
 
@@ -316,6 +318,39 @@ def test_without_file_and_snapshot_usage_begins_at_zero_and_says_so(tmp_path):
     assert again.origin == "zero"
     assert "ledger.snapshot" in again.complaint
     assert room(again, NOON) == 1000
+
+
+@pytest.mark.parametrize("step", ["reserve", "write_names", "_lend"])
+def test_a_restore_that_is_cut_off_is_done_again_by_the_next_start(tmp_path, monkeypatch, step):
+    book = reopened(tmp_path, make_budget())
+    assert spend(book, 300, NOON)
+    book.close()
+    (tmp_path / "ledger.map").write_bytes(b"torn")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as broken, contextlib.suppress(OSError):
+        broken.setattr(ledger_file.FileRows, step, full)
+        ledger_file.FileRows(tmp_path, columns.COLUMNS)
+    assert room(reopened(tmp_path, make_budget()), NOON) == 700
+
+
+def test_a_table_that_finds_no_room_leaves_the_one_before(tmp_path, monkeypatch):
+    book = reopened(tmp_path, make_budget())
+    assert spend(book, 300, NOON)
+    rows = ledger_file.FileRows(tmp_path, columns.COLUMNS)
+    place = rows._sequence % 2
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ledger_file.os, "posix_fallocate", full)
+        with pytest.raises(OSError, match="No space"):
+            rows.write_names()
+    rows.write_names()
+    assert rows._sequence % 2 != place
 
 
 def test_a_kill_in_the_middle_of_a_new_table_leaves_the_one_before(tmp_path):
