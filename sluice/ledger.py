@@ -463,6 +463,12 @@ class Ledger:
         self._saved = changes
 
     def close(self) -> None:
-        """Write a snapshot and the file. The ledger must not be used afterwards."""
-        self.save()
-        self._file.close()
+        """Write a snapshot and the file. The ledger must not be used afterwards.
+
+        Raises:
+            OSError: the snapshot cannot be written. The file has it all the same.
+        """
+        try:
+            self.save()
+        finally:
+            self._file.close()

@@ -4,6 +4,7 @@ Budgets come from files; all but granian's supervisor live in its one worker, th
 too.
 """
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -77,8 +78,10 @@ class Standalone(service.Service):
     def stop(self) -> None:
         """Write everything down. In the worker, after the last answer."""
         self.chores.stop()
-        # First of all: a sink that hangs, or a disk, must not cost it.
-        self.ledger.save()
+        # First of all: a sink that hangs, or a disk, must not cost it. Where it fails, the end of
+        # all tries again, and says so.
+        with contextlib.suppress(OSError):
+            self.ledger.save()
         try:
             if self._notifier is not None:
                 self._notifier.stop(SINKS_S)

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -138,6 +139,29 @@ def test_a_state_directory_that_cannot_be_made_is_refused(launch, tmp_path):
     assert said == f"sluice run: state directory {file / 'state'}: Not a directory"
 
 
+FULL_DISK = """
+import errno, os
+from sluice import __main__, ledger_file
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+ledger_file.FileRows.write_names = full
+__main__.main()
+"""
+
+
+def test_a_state_directory_without_room_for_the_budgets_is_refused(tmp_path):
+    budgets = write_budgets(tmp_path / "budgets.yaml", [SHOP])
+    state = tmp_path / "state"
+    flags = {"--budgets": budgets, "--upstream": NOWHERE, "--state-dir": state}
+    flags |= {flag: f"127.0.0.1:{free_port()}" for flag in ("--listen", "--dashboard-listen")}
+    args = [str(word) for pair in flags.items() for word in pair]
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, "run", *args], capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"sluice run: state directory {state}: No space left on device\n"
+
+
 def test_a_listening_address_that_is_not_this_machines_is_refused(launch):
     said = refused(launch(args=["--listen", "192.0.2.1:8080"]))
     assert said.startswith("sluice run: listen on 192.0.2.1:8080: Cannot assign")
@@ -237,6 +261,22 @@ def test_told_to_stop_it_ends_what_it_began_and_writes_down_the_rest(sluice, ups
     (server.state_dir / "ledger.map").unlink()
     server.start()
     assert server.teams()["shop"]["currentUsage"] == 6000
+
+
+def test_a_snapshot_that_cannot_be_written_does_not_keep_the_rest_from_being(sluice, upstream):
+    server = sluice([SHOP], upstream.url)
+    assert server.send(small(0)).status == 204
+    # In the way of the snapshot, like a disk that is full.
+    (server.state_dir / "ledger.new").mkdir()
+    assert server.stop() == 0
+    said = server.log.read_text()
+    assert "no snapshot of it" in said
+    assert "Traceback" not in said
+    history = sqlite3.connect(server.state_dir / "history.db")
+    with contextlib.closing(history):
+        assert history.execute("SELECT max(day_usage) FROM usage").fetchone() == (1000,)
+    server.start()
+    assert server.teams()["shop"]["currentUsage"] == 1000
 
 
 def test_told_to_stop_before_it_serves_it_stops_at_once(launch):

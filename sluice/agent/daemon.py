@@ -238,7 +238,10 @@ class Daemon(service.Service):
             last = threading.Thread(target=self._reporter.final, name="final", daemon=True)
             last.start()
             last.join(timeout=FINAL_S)
-        self._save()
+        try:
+            self._save()
+        except OSError as error:
+            log.error("%s cannot be written: %s", self._table, error)
         super().stop()
 
 

@@ -61,19 +61,22 @@ class Service:
         port.check_port(options.listen.host, options.listen.port)
         try:
             rows = ledger_file.FileRows(options.state_dir, columns.COLUMNS)
+            self.ledger = ledger.Ledger(
+                rows, drop_unbudgeted=options.unbudgeted == "drop", room=room
+            )
+            # Loads the budgets, each of which gets a row of the file.
+            self.gate = gate.Gate(
+                budgets,
+                self.ledger,
+                max_decoded=options.max_decoded,
+                max_decoded_total=options.max_decoded_total,
+                namespace_labels=options.namespace_label,
+                system_namespace=system_namespace,
+            )
         except OSError as error:
             raise port.CannotStart(
                 f"state directory {options.state_dir}: {error.strerror or error}"
             ) from error
-        self.ledger = ledger.Ledger(rows, drop_unbudgeted=options.unbudgeted == "drop", room=room)
-        self.gate = gate.Gate(
-            budgets,
-            self.ledger,
-            max_decoded=options.max_decoded,
-            max_decoded_total=options.max_decoded_total,
-            namespace_labels=options.namespace_label,
-            system_namespace=system_namespace,
-        )
         self.upstream = upstream.Upstream(
             options.upstream,
             timeout=options.upstream_timeout,
@@ -114,8 +117,12 @@ class Service:
     def stop(self) -> None:
         """Write everything down. In the worker, after the last answer."""
         self.chores.stop()
-        self.ledger.close()
-        log.info("stopped; the ledger is written")
+        try:
+            self.ledger.close()
+        except OSError as error:
+            log.error("stopped; the ledger is written, but no snapshot of it: %s", error)
+        else:
+            log.info("stopped; the ledger is written")
 
     def serve(self, log_config: dict[str, object]) -> None:
         """Serve until told to stop."""
