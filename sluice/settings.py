@@ -80,6 +80,12 @@ class Serving:
             raise click.UsageError(
                 f"--max-in-flight {flags['max_in_flight']} exceeds --threads {flags['threads']}"
             )
+        if flags["max_decoded"] > flags["max_decoded_total"]:
+            # A push in between would be told to come again for ever.
+            raise click.UsageError(
+                f"--max-decoded {flags['max_decoded']} exceeds"
+                f" --max-decoded-total {flags['max_decoded_total']}"
+            )
         flags["state_dir"] = flags["state_dir"] or default_state_dir()
         flags["auth"] = flags["auth"] or NOBODY_IS_ASKED
         flags["namespace_label"] = flags["namespace_label"] or table.NAMESPACE_LABELS

@@ -107,6 +107,7 @@ def test_an_upstream_that_is_no_url_is_refused(launch, url):
         ["--max-in-flight", "17"],
         ["--listen", "nonsense"],
         ["--max-body", "-1"],
+        ["--max-decoded", "129Mi"],
         ["--upstream-header", "no equals sign"],
         ["--upstream-header", "X-Ź=1"],
         ["--upstream-header", "X-A=\u0141"],
