@@ -70,7 +70,7 @@ def find_zone(time_zone: str) -> zoneinfo.ZoneInfo:
     """
     if time_zone not in _known_zones():
         raise errors.BadBudget(f"{time_zone[:64]!r} is not an IANA time zone", "spec.timeZone")
-    return zoneinfo.ZoneInfo(time_zone)
+    return _zone(time_zone)
 
 
 def day_key(day: int) -> str:
@@ -200,8 +200,18 @@ def _month_of(day: int) -> int:
     return date.year * 12 + date.month - 1
 
 
+# Both from the package that Sluice brings along, so that nodes agree; the machine's own files may
+# be years old.
+
+
 @functools.cache
 def _known_zones() -> frozenset[str]:
-    """IANA's names, from the package that Sluice brings along, so that nodes agree."""
     names = importlib.resources.files("tzdata").joinpath("zones").read_text("utf-8")
     return frozenset(names.split())
+
+
+@functools.cache
+def _zone(time_zone: str) -> zoneinfo.ZoneInfo:
+    files = importlib.resources.files("tzdata").joinpath("zoneinfo")
+    with files.joinpath(*time_zone.split("/")).open("rb") as file:
+        return zoneinfo.ZoneInfo.from_file(file, key=time_zone)

@@ -1,7 +1,11 @@
 """Windows are the instants at which a zone's calendar shows a date; zoneinfo is the oracle."""
 
 import datetime
+import importlib.resources
 import math
+import os
+import subprocess
+import sys
 import zoneinfo
 
 import pytest
@@ -72,7 +76,7 @@ def at(text: str) -> float:
 @given(zone=zones, now=instants)
 def test_a_day_is_where_the_calendar_shows_its_date(zone: str, now: float) -> None:
     """In every minute of a day the calendar shows its date; a second before and after, not."""
-    own = zoneinfo.ZoneInfo(zone)
+    own = window.find_zone(zone)
     found = window.open_windows(zone, now)
     date = date_at(own, now)
     assert found.day == date.toordinal()
@@ -86,7 +90,7 @@ def test_a_day_is_where_the_calendar_shows_its_date(zone: str, now: float) -> No
 @given(zone=zones, now=instants)
 def test_a_month_ends_where_the_calendar_turns_its_page(zone: str, now: float) -> None:
     """From now to a second before its end the calendar shows the month, at its end another."""
-    own = zoneinfo.ZoneInfo(zone)
+    own = window.find_zone(zone)
     found = window.open_windows(zone, now)
     date = date_at(own, now)
     assert found.month == date.year * 12 + date.month - 1
@@ -240,3 +244,20 @@ def test_an_instant_may_come_as_number_or_as_aware_datetime() -> None:
 def test_what_is_no_instant_is_refused(now: float | datetime.datetime) -> None:
     with pytest.raises(ValueError, match=r"has no time zone|is not an instant"):
         window.instant(now)
+
+
+def test_the_machines_own_files_of_zones_play_no_part(tmp_path):
+    """Or nodes with old files would turn their windows at another time than the rest."""
+    noon = datetime.datetime(2026, 11, 22, 12, tzinfo=datetime.UTC).timestamp()
+    (tmp_path / "Asia").mkdir()
+    utc_file = importlib.resources.files("tzdata").joinpath("zoneinfo", "Etc", "UTC")
+    (tmp_path / "Asia" / "Pyongyang").write_bytes(utc_file.read_bytes())
+    code = f"from sluice import window; print(window.open_windows('Asia/Pyongyang', {noon}).end)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONTZPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert float(done.stdout) == noon + 3 * HOUR
