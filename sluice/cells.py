@@ -39,7 +39,8 @@ class Cells:
             return cell, False
         cells = self.of(kind, row)
         # A free one, or the one entered longest ago.
-        cell = int(np.where(cells[:, KEY] == 0, -1, cells[:, ENTERED]).argmin())
+        found = cells[:, : ENTERED + 1].tolist()
+        cell = min(range(len(found)), key=lambda i: found[i][ENTERED] if found[i][KEY] else -1)
         # Emptied before it is named anew, so that a kill in between leaves no window with another
         # one's bytes.
         cells[cell, KEY] = 0
@@ -50,7 +51,7 @@ class Cells:
     def enter(self, kind: int, row: int, cell: int) -> None:
         """Have this cell be the one entered last."""
         cells = self.of(kind, row)
-        cells[cell, ENTERED] = 1 + cells[:, ENTERED].max()
+        cells[cell, ENTERED] = 1 + max(cells[:, ENTERED].tolist())
 
     def committed(self, kind: int, rows: Int32s, cell: Int32s) -> Int64s:
         """int64 [k]: committed bytes in cell[i] of rows[i]."""

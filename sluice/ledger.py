@@ -20,7 +20,7 @@ so thresholds only rise while a window is open, and a thread with old ones is st
 push that is being judged belong to whatever windows its rules say.
 
 Threads: any number. One lock for everything but the core's swaps on `used`; it is held for
-microseconds, and during a reload or a rollover for milliseconds.
+microseconds, and during a reload or a rollover for some milliseconds per hundred teams.
 """
 
 import math

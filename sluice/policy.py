@@ -5,7 +5,7 @@ which ledger.py turns into the core's thresholds. Change them together.
 """
 
 import enum
-import fractions
+import math
 
 THROTTLE_PERCENT = 80
 
@@ -60,5 +60,5 @@ def keep_below(sample_rate: float) -> int:
     """
     if sample_rate >= 1:
         return KEEP_ALL
-    # Exact: a float is a fraction, and h < rate * 2^64 means h < ceil(rate * 2^64).
-    return -int(-fractions.Fraction(sample_rate) * 2**64 // 1)
+    # Exact, as only the exponent changes; and h < rate * 2^64 means h < ceil(rate * 2^64).
+    return math.ceil(math.ldexp(sample_rate, 64))
