@@ -111,7 +111,7 @@ def demo_(**given: Any) -> None:
 
 
 @main.command("validate")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=flags.PathType(path_type=Path))
 def validate_(files: tuple[Path, ...]) -> None:
     """Check TeamBudget files offline, with the verdicts of the cluster's own checks."""
     sys.exit(validate.validate(files, sys.stdout, sys.stderr))

@@ -1,5 +1,6 @@
 """Flags: how each setting is given, as a flag or as SLUICE_ and its name in the environment."""
 
+import math
 import re
 import urllib.parse
 from collections.abc import Callable
@@ -13,9 +14,13 @@ from sluice.notify import url
 from sluice.settings import Address
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Value = TypeVar("Value")
 MIB = 2**20
 # Source: RFC 9110, 5.5.
 HEADER_TEXT = re.compile(r"[\t -~\xa0-\xff]*")
+PORT = re.compile("[0-9]{1,5}")
+# 2^63 has 19; more than 4300 of them Python does not read.
+DIGITS = re.compile("[0-9]{1,40}")
 # They say how the body is to be read, which only Sluice knows.
 OWN_HEADERS = ("connection", "content-encoding", "content-length", "content-type",
                "transfer-encoding")  # fmt: skip
@@ -31,9 +36,30 @@ class AddressType(click.ParamType[Address]):
         if isinstance(value, Address):
             return value
         host, colon, port = value.rpartition(":")
-        if not (colon and port.isdigit() and int(port) < 65_536):
+        if not (colon and PORT.fullmatch(port) and int(port) < 65_536):
             self.fail(f"{value!r} is not HOST:PORT with a port from 0 to 65535", param, ctx)
         return Address(host.strip("[]") or "0.0.0.0", int(port))
+
+
+class FloatRange(click.FloatRange):
+    """A number within bounds; click's own takes nan, which is within any."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """Click's hook."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a number to reckon with", param, ctx)
+        return number
+
+
+class PathType(click.Path):
+    """A path; the empty one, of a variable that is not set, is not the current directory."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Click's hook."""
+        if value == "":
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class BytesType(click.ParamType[int]):
@@ -45,7 +71,7 @@ class BytesType(click.ParamType[int]):
         """Click's hook."""
         try:
             number = budget.parse_quantity(
-                int(value) if str(value).isdigit() else value, "number of bytes"
+                int(value) if DIGITS.fullmatch(str(value)) else value, "number of bytes"
             )
         except errors.BadBudget as error:
             self.fail(error.message, param, ctx)
@@ -54,11 +80,23 @@ class BytesType(click.ParamType[int]):
         return number
 
 
-class HeaderType(click.ParamType[tuple[str, str]]):
-    """NAME=VALUE; in the environment one a line."""
+class LinesType(click.ParamType[Value]):
+    """Something of which the environment gives one a line, empty ones aside.
+
+    A file or a Secret ends with a line end more often than not.
+    """
+
+    envvar_list_splitter = "\n"
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """Click's hook."""
+        return [line.strip() for line in rv.splitlines() if line.strip()]
+
+
+class HeaderType(LinesType[tuple[str, str]]):
+    """NAME=VALUE; in the environment one a line. What is wrong is said without it: a secret."""
 
     name = "NAME=VALUE"
-    envvar_list_splitter = "\n"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, str]:
         """Click's hook."""
@@ -67,7 +105,7 @@ class HeaderType(click.ParamType[tuple[str, str]]):
         name, equals, text = value.partition("=")
         name = name.strip()
         if not (equals and auth.HEADER_NAME.fullmatch(name) and HEADER_TEXT.fullmatch(text)):
-            self.fail(f"{value!r} is not NAME=VALUE of an HTTP header", param, ctx)
+            self.fail("what was given is not NAME=VALUE of an HTTP header", param, ctx)
         if name.lower() in OWN_HEADERS:
             self.fail(f"{name} is not for you to set", param, ctx)
         return name, text
@@ -88,15 +126,10 @@ class AuthType(click.ParamType[auth.Auth]):
             self.fail(error.message, param, ctx)
 
 
-class SinkType(click.ParamType[str]):
+class SinkType(LinesType[str]):
     """A URL of a sink; in the environment one a line. What is wrong is said without the URL."""
 
     name = "URL"
-    envvar_list_splitter = "\n"
-
-    def split_envvar_value(self, rv: str) -> list[str]:
-        """Click's hook."""
-        return [line.strip() for line in rv.splitlines() if line.strip()]
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
         """Click's hook."""
@@ -143,7 +176,8 @@ class UrlType(click.ParamType[str]):
         except ValueError:
             is_good = False
         if not is_good:
-            self.fail(f"{value!r} is not a URL such as http://prometheus:9090", param, ctx)
+            # It may hold a password, or be a secret as a whole.
+            self.fail("what was given is not a URL such as http://prometheus:9090", param, ctx)
         return str(value).rstrip("/")
 
 
@@ -155,7 +189,7 @@ DASHBOARD_LISTEN = option(
 )
 STATE_DIR = option(
     "--state-dir",
-    type=click.Path(path_type=Path),
+    type=PathType(path_type=Path),
     help="Where usage is kept.  [default: $XDG_STATE_HOME/sluice or ~/.local/state/sluice]",
 )
 AUTH = option(
@@ -169,7 +203,7 @@ RUN_OPTIONS = (
     option(
         "--budgets",
         required=True,
-        type=click.Path(path_type=Path),
+        type=PathType(path_type=Path),
         help="TeamBudget YAML: a file, or a directory of them. Read again when it changes.",
     ),
     option(
@@ -186,7 +220,7 @@ DASHBOARD_OPTIONS = (
     ),
     option(
         "--cost-per-gib",
-        type=click.FloatRange(0, budget.COST_MAX),
+        type=FloatRange(0, budget.COST_MAX),
         help="What a GiB costs, for budgets without costPerGiB.",
     ),
     option("--currency", default="", help="Shown with costs, such as EUR."),
@@ -235,7 +269,7 @@ PAGES_OPTIONS = (
     option("--listen", type=AddressType(), default="0.0.0.0:3000", help="Where it serves."),
     option(
         "--state-dir",
-        type=click.Path(path_type=Path),
+        type=PathType(path_type=Path),
         help="Where history is kept.  [default: $XDG_STATE_HOME/sluice/dashboard or"
         " ~/.local/state/sluice/dashboard]",
     ),
@@ -244,7 +278,7 @@ PAGES_OPTIONS = (
 KUBECONFIG_OPTIONS = (
     option(
         "--kubeconfig",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        type=PathType(exists=True, dir_okay=False, path_type=Path),
         help="How to reach the API server.  [default: the pod's service account, else"
         " $KUBECONFIG or ~/.kube/config]",
     ),
@@ -260,13 +294,13 @@ CLUSTER_OPTIONS = (
     ),
     option(
         "--report-ceiling",
-        type=click.FloatRange(0.1, 3600),
+        type=FloatRange(0.1, 3600),
         default=60.0,
         help="Seconds after which an agent reports whatever it has counted.",
     ),
     option(
         "--heartbeat",
-        type=click.FloatRange(0.1, 3600),
+        type=FloatRange(0.1, 3600),
         default=10.0,
         help="Least seconds between two statuses of a budget that nothing urges.",
     ),
@@ -276,19 +310,19 @@ AGENT_OPTIONS = (
     option("--node-name", help="The node this runs on.  [default: what the pod's token says]"),
     option(
         "--start-grace",
-        type=click.FloatRange(0, 3600),
+        type=FloatRange(0, 3600),
         default=60.0,
         help="Seconds to wait for budgets, when there is no saved table, before all passes.",
     ),
     option(
         "--report-floor",
-        type=click.FloatRange(0.1, 3600),
+        type=FloatRange(0.1, 3600),
         default=2.0,
         help="Least seconds between two reports of this node.",
     ),
     option(
         "--stale-after",
-        type=click.FloatRange(1, 86_400),
+        type=FloatRange(1, 86_400),
         default=180.0,
         help="Seconds without word of the cluster's usage after which onStale applies.",
     ),
@@ -297,7 +331,7 @@ AGENT_OPTIONS = (
 CONTROLLER_OPTIONS = (
     option(
         "--lease-duration",
-        type=click.FloatRange(1, 3600),
+        type=FloatRange(1, 3600),
         default=15.0,
         help="Seconds that a leader's lease lasts.",
     ),
@@ -313,13 +347,13 @@ SERVING_OPTIONS = (
     STATE_DIR,
     option(
         "--upstream-timeout",
-        type=click.FloatRange(0.1, 600),
+        type=FloatRange(0.1, 600),
         default=8.0,
         help="Seconds for a whole exchange; shippers give up after 10.",
     ),
     option(
         "--upstream-ca",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        type=PathType(exists=True, dir_okay=False, path_type=Path),
         help="Certificates to trust instead of the system's.",
     ),
     option(
@@ -390,8 +424,8 @@ DEMO_OPTIONS = (
     DASHBOARD_LISTEN,
     option(
         "--state-dir",
-        type=click.Path(path_type=Path),
+        type=PathType(path_type=Path),
         help="Where usage is kept.  [default: a folder that goes away with the demo]",
     ),
-    option("--seconds", type=click.FloatRange(0), default=0.0, help="End after so long; 0: never."),
+    option("--seconds", type=FloatRange(0), default=0.0, help="End after so long; 0: never."),
 )

@@ -209,7 +209,7 @@ def live(watch: Watch, where: str, most: int | None, interval_s: float) -> None:
     help="Certificates to trust instead of the system's.",
 )
 @flags.option(
-    "--interval", type=click.FloatRange(0.1, 3600), default=2.0, help="Seconds between two looks."
+    "--interval", type=flags.FloatRange(0.1, 3600), default=2.0, help="Seconds between two looks."
 )
 @flags.option(
     "--sort", type=click.Choice(list(overview.ORDERS)), default="percent", help="What comes first."

@@ -106,8 +106,16 @@ def test_an_upstream_that_is_no_url_is_refused(launch, url):
     [
         ["--max-in-flight", "17"],
         ["--listen", "nonsense"],
+        ["--listen", "127.0.0.1:\u00b2"],
+        ["--listen", "127.0.0.1:" + "9" * 5000],
+        ["--state-dir", ""],
+        ["--budgets", ""],
+        ["--upstream-timeout", "nan"],
+        ["--cost-per-gib", "nan"],
         ["--max-body", "-1"],
         ["--max-decoded", "129Mi"],
+        ["--max-body", "\u00b2"],
+        ["--max-body", "9" * 5000],
         ["--upstream-header", "no equals sign"],
         ["--upstream-header", "X-Ź=1"],
         ["--upstream-header", "X-A=\u0141"],
@@ -124,6 +132,38 @@ def test_a_flag_that_makes_no_sense_is_refused_by_its_name(tmp_path, args):
     assert args[0] in done.output
     assert "Error: " in done.output
     assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--upstream-header", "Authorization: Bearer SECRET=="),
+        ("--upstream-header", "Authorization=SECRET\x7f"),
+        ("--prometheus-url", "https://user:SECRET@host:99999"),
+        ("--upstream", "ftp://user:SECRET@host"),
+        ("--upstream", "http://user:SECRET@host:99999"),
+        ("--upstream", "loki:3100/?token=SECRET"),
+    ],
+)
+def test_what_may_be_a_secret_is_not_shown_when_it_is_refused(tmp_path, flag, value):
+    path = write_budgets(tmp_path / "budgets.yaml", [SHOP])
+    wanted = {"--budgets": str(path), "--upstream": NOWHERE, "--state-dir": str(tmp_path / "state")}
+    port = f"127.0.0.1:{free_port()}"
+    given = [word for pair in (wanted | {"--listen": port, flag: value}).items() for word in pair]
+    done = sluice_command("run", *given)
+    assert done.returncode == 2
+    assert flag.lstrip("-") in done.stderr
+    assert "SECRET" not in done.stderr
+
+
+def test_a_list_of_headers_in_the_environment_may_end_with_a_line_end(tmp_path):
+    done = CliRunner().invoke(
+        main,
+        ["run", "--budgets", str(tmp_path), "--upstream", NOWHERE, "--max-in-flight", "17"],
+        env={"SLUICE_UPSTREAM_HEADER": "Authorization=Bearer x\r\n\nX-Scope-OrgID=a\n"},
+    )
+    # Found when all flags have been taken.
+    assert "--max-in-flight 17 exceeds --threads 16" in done.output
 
 
 def test_a_file_of_certificates_that_is_none_is_refused(launch, tmp_path):

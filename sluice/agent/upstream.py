@@ -273,7 +273,9 @@ def checked_url(url: str) -> urllib.parse.SplitResult:
     Raises:
         BadRequest: not the URL of an HTTP server, or more than that.
     """
-    refusal = errors.BadRequest(f"upstream {url!r}: not an http:// or https:// URL")
+    # A password, or a token behind the question mark, is not for the log.
+    shown = "" if "@" in url or "?" in url else f" {url!r}"
+    refusal = errors.BadRequest(f"upstream{shown}: not an http:// or https:// URL")
     try:
         parts = urllib.parse.urlsplit(url)
         # Asking for the port checks it.
