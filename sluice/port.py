@@ -14,6 +14,20 @@ class CannotStart(errors.SluiceError):
     """The process cannot begin to serve; exit code 2."""
 
 
+def numeric(host: str, port: int) -> str:
+    """The host's address, for a server that takes no names; check_port() binds the same one.
+
+    Raises:
+        CannotStart: it has none.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise CannotStart(f"listen on {host}:{port}: {error.strerror or error}") from error
+    return str(found[0][4][0])
+
+
 def check_port(host: str, port: int, wait: float = WAIT_S) -> None:
     """Bind the port once without sharing it: a server that shares would join another one.
 

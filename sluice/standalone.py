@@ -34,6 +34,7 @@ class Standalone(service.Service):
     def __init__(self, options: settings.Run) -> None:
         self._files = watch.BudgetFiles(options.budgets)
         reading = self._files.read(first=True)
+        check_apart(options.listen, options.dashboard_listen)
         super().__init__(options, reading.budgets, tick_s=TICK_S)
         self._options = options
         port.check_port(options.dashboard_listen.host, options.dashboard_listen.port)
@@ -109,6 +110,19 @@ class Standalone(service.Service):
             if dataclasses.asdict(problem) not in known:
                 log.warning("budget refused: %s", problem)
         self.status.reloads["refused" if reading.problems else "applied"] += 1
+
+
+def check_apart(listen: settings.Address, pages: settings.Address) -> None:
+    """See that two servers are not to have one port: each would find it free.
+
+    Raises:
+        CannotStart: they are.
+    """
+    hosts = {port.numeric(one.host, one.port) for one in (listen, pages)}
+    if listen.port == pages.port != 0 and (len(hosts) == 1 or hosts & {"0.0.0.0", "::"}):
+        raise port.CannotStart(
+            f"--listen {listen} and --dashboard-listen {pages}: one port for two"
+        )
 
 
 def past(own: history.History, remote: records.Records | None) -> records.Records:

@@ -208,6 +208,27 @@ def test_a_listening_address_that_is_not_this_machines_is_refused(launch):
     assert said.startswith("sluice run: listen on 192.0.2.1:8080: Cannot assign")
 
 
+@pytest.mark.parametrize(("own", "pages"), [("127.0.0.1",) * 2, ("localhost", ""), ("", "[::]")])
+def test_one_port_for_pushes_and_pages_is_refused(launch, own, pages):
+    server = launch()
+    ports = (f"{own}:{server.port}", f"{pages}:{server.port}")
+    server.args = ["--listen", ports[0], "--dashboard-listen", ports[1]]
+    assert refused(server).endswith("one port for two")
+
+
+def test_a_name_that_has_no_address_is_refused(launch):
+    said = refused(launch(args=["--listen", "none.invalid:18080"]))
+    assert said.startswith("sluice run: listen on none.invalid:18080: ")
+
+
+def test_it_listens_on_an_address_that_is_given_by_name(launch):
+    server = launch()
+    server.args = ["--listen", f"localhost:{server.port}"]
+    server.start()
+    assert server.get("/ready").status == 200
+    assert server.stop() == 0
+
+
 def test_a_port_that_somebody_has_is_refused_after_a_short_wait(launch):
     server = launch()
     with socket.create_server(("127.0.0.1", server.port)):

@@ -138,7 +138,7 @@ def serve(
     block_signals_in_children()
     server = granian.Granian(
         "sluice",
-        address=address.host,
+        address=port.numeric(address.host, address.port),
         port=address.port,
         interface=Interfaces.WSGI,
         workers=1,
