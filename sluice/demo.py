@@ -26,6 +26,7 @@ import rich.live
 import rich.table
 
 from sluice import overview, settings
+from sluice.port import CannotStart, check_port
 
 KIB = 1024
 START_S = 20.0
@@ -150,8 +151,10 @@ def sluice_run(
     command += ["--upstream", upstream, "--listen", str(options.listen)]
     command += ["--dashboard-listen", str(options.dashboard_listen)]
     command += ["--state-dir", str(state), "--log-level", "warning"]
+    # What is set for a `run` in earnest, such as whom to notify, is not for this one.
+    environment = {n: v for n, v in os.environ.items() if not n.startswith("SLUICE_")}
     # A group of its own: Ctrl-C is for the demo, which then stops it in order.
-    process = subprocess.Popen(command, start_new_session=True, env=dict(os.environ))
+    process = subprocess.Popen(command, start_new_session=True, env=environment)
     try:
         yield process
     finally:
@@ -172,8 +175,10 @@ def wait_until_ready(process: subprocess.Popen[bytes], host: str, port: int) -> 
     return 0
 
 
-def watch(options: settings.Demo, stopping: threading.Event) -> None:
-    """Show the table until time is up or Ctrl-C."""
+def watch(
+    options: settings.Demo, process: subprocess.Popen[bytes], stopping: threading.Event
+) -> int:
+    """Show the table until time is up or Ctrl-C; returns the exit code, 1 if the process ended."""
     host, port = options.listen.host, options.listen.port
     console = rich.console.Console()
     left = "Ctrl-C ends it"
@@ -186,7 +191,9 @@ def watch(options: settings.Demo, stopping: threading.Event) -> None:
                 rest = options.seconds - (time.monotonic() - began)
                 left = f"{max(0, rest):.0f} s to go; {left}"
                 if rest <= 0:
-                    return
+                    return 0
+            if process.poll() is not None:
+                break
             found = fetched(host, port, "/api/teams")
             if found is not None:
                 table = drawn(found, urls, left, console)
@@ -196,7 +203,9 @@ def watch(options: settings.Demo, stopping: threading.Event) -> None:
                     console.print(table)
             left = "Ctrl-C ends it"
             if stopping.wait(0.5):
-                return
+                return 0
+    print(f"sluice demo: its sluice run ended, with {process.returncode}", file=sys.stderr)
+    return 1
 
 
 def demo(options: settings.Demo) -> int:
@@ -205,6 +214,12 @@ def demo(options: settings.Demo) -> int:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: stopping.set())
+    try:
+        # Whoever has the port would be taken for the demo's own, and get its made-up logs.
+        check_port(host, port, wait=0)
+    except CannotStart as error:
+        print(f"sluice demo: {error.message}", file=sys.stderr)
+        return 2
     with (
         tempfile.TemporaryDirectory(prefix="sluice-demo-") as folder,
         sink() as upstream,
@@ -219,8 +234,8 @@ def demo(options: settings.Demo) -> int:
         ]
         for shipper in shippers:
             shipper.start()
-        watch(options, stopping)
+        code = watch(options, process, stopping)
         stopping.set()
         for shipper in shippers:
             shipper.join(timeout=10)
-    return 0
+    return code

@@ -203,4 +203,6 @@ class Demo:
     @classmethod
     def from_flags(cls, flags: dict[str, Any]) -> "Demo":
         """What click parsed."""
+        if flags["listen"].port == 0:
+            raise click.UsageError(f"--listen {flags['listen']}: the demo has to know its port")
         return cls(**flags)

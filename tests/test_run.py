@@ -733,9 +733,11 @@ def test_idle_it_is_smaller_than_140_mb(sluice, upstream):
 # its sisters
 
 
-def sluice_command(*args: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+def sluice_command(
+    *args: str, timeout_s: float = 60, **variables: str
+) -> subprocess.CompletedProcess[str]:
     environment = {n: v for n, v in os.environ.items() if not n.startswith("SLUICE_")}
-    environment["SLUICE_DASHBOARD_LISTEN"] = "127.0.0.1:0"
+    environment |= {"SLUICE_DASHBOARD_LISTEN": "127.0.0.1:0"} | variables
     return subprocess.run(
         [sys.executable, "-m", "sluice", *args],
         cwd=TESTS.parent,
@@ -798,6 +800,54 @@ def test_the_demo_says_so_when_its_port_is_taken():
     assert done.returncode == 2
     assert "Address already in use" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_demo_leaves_a_sluice_alone_that_has_its_port(sluice, upstream):
+    server = sluice([SHOP], upstream.url)
+    done = sluice_command("demo", "--seconds", "3", "--listen", f"127.0.0.1:{server.port}")
+    assert done.returncode == 2
+    assert "Address already in use" in done.stderr
+    assert upstream.received() == []
+    assert done.stdout == ""
+
+
+def test_what_is_set_for_a_run_in_earnest_is_not_for_the_demo():
+    listen = f"127.0.0.1:{free_port()}"
+    settings = {"SLUICE_AUTH": "header:X-User", "SLUICE_UPSTREAM_TIMEOUT": "none"}
+    done = sluice_command("demo", "--seconds", "3", "--listen", listen, **settings)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "checkout" in done.stdout
+
+
+def test_the_demo_ends_when_what_it_shows_has_ended(tmp_path):
+    listen = f"127.0.0.1:{free_port()}"
+    with (tmp_path / "demo.log").open("wb") as log:
+        demo = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "sluice", "demo"),
+                *("--listen", listen, "--dashboard-listen", "127.0.0.1:0"),
+            ],
+            cwd=TESTS.parent,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        wait_until(lambda: not is_free(listen), "the demo serves")
+        wait_until(lambda: "checkout" in (tmp_path / "demo.log").read_text(), "it shows teams")
+        (run,) = psutil.Process(demo.pid).children()
+        run.kill()
+        assert demo.wait(15) == 1
+    finally:
+        if demo.poll() is None:
+            demo.kill()
+            demo.wait()
+    assert "sluice demo: its sluice run ended, with -9" in (tmp_path / "demo.log").read_text()
+
+
+def test_the_demo_has_to_know_its_port():
+    done = sluice_command("demo", "--seconds", "3", "--listen", "127.0.0.1:0")
+    assert done.returncode == 2
+    assert "has to know its port" in done.stderr
 
 
 def test_validate_tells_good_budgets_from_bad_ones_by_its_exit_code(tmp_path):
