@@ -320,6 +320,18 @@ def test_hostile_names_are_json_and_nothing_else():
 
 
 @pytest.mark.parametrize("path", ["/api/v1/evaluate", "/api/v1/evaluate/batch"])
+def test_a_dry_run_that_is_asked_for_in_the_wrong_place_is_refused_and_not_charged(path):
+    front = Front()
+    call = {"namespace": "eu", "size": 1}
+    if path.endswith("batch"):
+        call = {"namespaces": ["eu"], "sizes": [1]}
+    response = front.client.post(path + "?dryRun=true", json=call)
+    assert response.status_code == 400
+    assert error_of(response) == "unknown parameter 'dryRun'"
+    assert front.get("/api/teams/shop").json["counts"]["received"]["entries"] == 0
+
+
+@pytest.mark.parametrize("path", ["/api/v1/evaluate", "/api/v1/evaluate/batch"])
 def test_a_misspelt_field_of_evaluate_is_refused_and_not_charged(path):
     front = Front()
     call = {"namespace": "eu", "size": 1, "namespaces": ["eu"], "sizes": [1], "dryrun": True}

@@ -7,7 +7,7 @@ import flask
 import numpy as np
 import orjson
 
-from sluice import errors, fields, gate, query
+from sluice import api, errors, fields, gate, query
 from sluice.policy import Action
 
 SIZE_MAX = 2**63 - 1
@@ -16,7 +16,10 @@ SIZE_MAX = 2**63 - 1
 def blueprint(
     door: gate.Gate, clock: Callable[[], float], read: Callable[[], bytes]
 ) -> flask.Blueprint:
-    """The two routes; `read` gives the request's body."""
+    """The two routes; `read` gives the request's body.
+
+    What is asked for behind the question mark is refused: ?dryRun=true must not be charged.
+    """
     routes = flask.Blueprint("evaluate", __name__)
 
     def judged(
@@ -28,6 +31,7 @@ def blueprint(
 
     @routes.post("/api/v1/evaluate")
     def evaluate() -> flask.Response:
+        api.asked()
         call = parsed(read(), "namespace", "size", "dryRun")
         namespace = checked_namespace(call.get("namespace"), "namespace")
         size = checked_size(call.get("size"), "size")
@@ -41,6 +45,7 @@ def blueprint(
 
     @routes.post("/api/v1/evaluate/batch")
     def batch() -> flask.Response:
+        api.asked()
         call = parsed(read(), "namespaces", "sizes", "dryRun")
         namespaces, sizes = (checked_list(call.get(name), name) for name in ("namespaces", "sizes"))
         if len(namespaces) != len(sizes):
