@@ -207,6 +207,20 @@ def test_an_upstream_that_is_not_there_is_unavailable(make_front):
     assert front.counts("shop/shop")["refused"] == {"entries": 1, "bytes": 10}
 
 
+def test_an_upstream_that_is_not_there_is_told_once_in_a_while(process, caplog):
+    taken = upstream.Upstream(process.url)
+    taken.send(PUSH_PATH, b"", {})
+    taken.close()
+    assert taken.trouble == ""
+    away = upstream.Upstream("http://127.0.0.1:9")
+    for _ in range(3):
+        with pytest.raises(errors.Unavailable):
+            away.send(PUSH_PATH, b"", {})
+    (line,) = caplog.messages
+    assert line.startswith("upstream 127.0.0.1: ConnectionRefusedError")
+    assert "refused" in away.trouble
+
+
 def test_an_upstream_that_hangs_up_is_unavailable_and_the_next_push_is_none_the_worse(
     make_front, loki
 ):

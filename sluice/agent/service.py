@@ -97,7 +97,10 @@ class Service:
         log.info("usage comes from: %s", book.origin)
         parts["ledger"] = lambda: {"origin": book.origin, "complaint": book.complaint}
         parts["budgets"] = lambda: 0 if book.rules is None else len(book.rules.table.budgets)
-        parts["upstream"] = lambda: {"url": self.upstream.url}
+        parts["upstream"] = lambda: {
+            "url": self.upstream.url,
+            "error": self.upstream.trouble or None,
+        }
         clock = chores.ClockWatch(time.time, time.monotonic)
         self.chores.add(1.0, lambda: clock.look(self.status))
         self.chores.add(SNAPSHOT_S, book.save)

@@ -6,6 +6,7 @@ docs/decisions/0003.
 
 import http.client
 import io
+import logging
 import select
 import socket
 import ssl
@@ -21,11 +22,15 @@ from sluice import errors
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+log = logging.getLogger("sluice.agent")
+
 PUSH_PATH = "/loki/api/v1/push"
 LEGACY_PATH = "/api/prom/push"
 # An error text that is longer is cut: Loki's are a few hundred bytes.
 REPLY_MAX = 64 * 1024
 RECEIVE = 16 * 1024
+# One line in so many seconds says that upstream does not answer; there may be 1000 pushes in one.
+TELL_EVERY_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +216,9 @@ class Upstream:
             own["Host"] = parts.netloc
         self._lines = [f"{name}: {value}" for name, value in own.items()]
         self._kept = threading.local()
+        # Why it did not answer the last push, "" if it did.
+        self.trouble = ""
+        self._quiet_until = 0.0
 
     def path_for(self, path: str) -> str:
         """Where a push that came in on `path` goes: a dialect stays on its path family."""
@@ -227,16 +235,26 @@ class Upstream:
         try:
             connection = self._connection(time.monotonic() + self.timeout)
             connection.send(head, body)
-            return connection.receive()
+            reply = connection.receive()
         except (OSError, http.client.HTTPException) as error:
             self.close()
             words = f"{type(error).__name__}: {error}".rstrip(": ")
             if isinstance(error, TimeoutError):
                 words = f"no answer within {self.timeout:g} s"
+            self._tell(words)
             raise errors.Unavailable(f"upstream {self._host}: {words}") from error
         except BaseException:
             self.close()
             raise
+        self.trouble = ""
+        return reply
+
+    def _tell(self, words: str) -> None:
+        """Say that there was no answer: in /api/health, and now and then in the log."""
+        self.trouble, now = words, time.monotonic()
+        if now >= self._quiet_until:
+            self._quiet_until = now + TELL_EVERY_S
+            log.warning("upstream %s: %s; pushes are answered 503", self._host, words)
 
     def _head(self, path: str, size: int, headers: Mapping[str, str]) -> bytes:
         """A push's request line and headers."""
