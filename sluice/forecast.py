@@ -18,17 +18,14 @@ from sluice.columns import DAY, MONTH
 from sluice.policy import Action
 from sluice.rates import DAY_S, GAP_S, HOUR_S, HOURS, Rates, expected
 
-# Of the longest forecast: a month.
-DAYS_MAX = 32
-
 
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One limit as it is applied: up to `soft` all passes, up to `hard` the share `kept`, and what
     comes then only in a dry run."""
 
-    soft: int
-    hard: int
+    soft: float
+    hard: float
     kept: float
     is_dry: bool = False
 
@@ -37,6 +34,16 @@ class Rule:
         """The rule that a budget has for a limit. A dry run lets everything pass."""
         kept = 1.0 if own.dry_run else own.sample_rate
         return cls(policy.soft_limit(limit), limit, kept, own.dry_run)
+
+    def moved(self, by: float) -> "Rule":
+        """The same on a scale on which usage is `by` more."""
+        return replace(self, soft=self.soft + by, hard=self.hard + by)
+
+    def within(self, other: "Rule") -> "Rule":
+        """Both at once: the stricter decides. In a dry run none stands in the way of another."""
+        if self.is_dry:
+            return self
+        return replace(self, soft=min(self.soft, other.soft), hard=min(self.hard, other.hard))
 
     def offered(self, used: float) -> float:
         """Bytes that have to be offered from `used` on until the limit is spent."""
@@ -92,22 +99,37 @@ class Outlook:
 
 def outlook(row: usage.Row, rates: Rates) -> Outlook:
     """What is expected of a team, by its row and what it has been offering until now."""
-    own, now = row.budget, row.now
+    own, now, used = row.budget, row.now, row.day
     path = list(expected(rates, now, row.windows.end))
-    daily = Rule.of(own, own.daily_limit)
-    day_action, month_action = row.window_action(DAY), row.window_action(MONTH)
-    through = daily
-    # In a dry run no window stands in the way of the other.
-    thinned_by = Action.ALLOW if own.dry_run else month_action
-    if thinned_by is Action.DROP:
-        through = replace(daily, soft=-1, kept=0.0)
-    elif thinned_by is Action.THROTTLE:
-        through = replace(daily, soft=-1)
-    day = now if day_action is Action.DROP else _crossing(path, through.offered(row.day))
-    used = [(at, through.used(row.day, total)) for at, total in bent(path, through, row.day)]
-    month = now if month_action is Action.DROP else _month(row, rates, daily, used)
-    moments, sizes = (array.array("d", values) for values in zip(*used, strict=True))
-    return Outlook(rates.now, rates.mean, rates.trend, day, month, moments, sizes)
+    daily = both = Rule.of(own, own.daily_limit)
+    monthly = None if own.monthly_limit is None else Rule.of(own, own.monthly_limit)
+    # On the scale of the day's usage.
+    left = None if monthly is None else monthly.moved(used - row.month)
+    if left is not None:
+        both = daily.within(left)
+
+    def spent(kind: int, rule: Rule) -> float | None:
+        if row.window_action(kind) is Action.DROP:
+            return now
+        applied = rule.within(both)
+        # The other limit may be spent first, and let nothing come to this one.
+        return _crossing(path, applied.offered(used)) if applied.hard == rule.hard else None
+
+    sizes = [(at, both.used(used, total)) for at, total in bent(path, both, used)]
+    month = None
+    if monthly is not None and left is not None:
+        month = spent(MONTH, left)
+        if month is None:
+            at_end = row.month - used + sizes[-1][1]
+            month = _spent_later(row, rates, daily, monthly, at_end)
+    return Outlook(
+        rates.now,
+        rates.mean,
+        rates.trend,
+        spent(DAY, daily),
+        month,
+        *(array.array("d", values) for values in zip(*sizes, strict=True)),
+    )
 
 
 def bent(path: Sequence[tuple[float, float]], rule: Rule, used: float) -> list[tuple[float, float]]:
@@ -132,29 +154,27 @@ def _crossing(path: Iterable[tuple[float, float]], size: float) -> float | None:
     return None
 
 
-def _month(
-    row: usage.Row, rates: Rates, daily: Rule, today: Sequence[tuple[float, float]]
+def _spent_later(
+    row: usage.Row, rates: Rates, daily: Rule, monthly: Rule, total: float
 ) -> float | None:
-    """When the month's limit will be spent, if no day lets more through than its own limit."""
-    own = row.budget
-    if own.monthly_limit is None:
+    """When the month's limit will be spent on a day after today; `total` is used when that ends."""
+    at, end = row.windows.end, row.windows.month_end
+    usual = sum(rates.usual(hour) for hour in range(HOURS)) * HOUR_S
+    full = daily.used(0.0, usual)
+    if not full:
         return None
-    monthly = Rule.of(own, own.monthly_limit)
-    size = monthly.offered(row.month)
-    path = [(at, used - row.day) for at, used in today]
-    full = daily.used(0.0, sum(rates.usual(hour) for hour in range(HOURS)) * HOUR_S)
-    at, total = path[-1]
-    # In the band already: today's curve has been thinned out by it.
-    thinned = row.window_action(MONTH) is Action.THROTTLE
-    if thinned:
-        size, full = monthly.hard - row.month, full * monthly.kept
-    for _ in range(DAYS_MAX):
-        if at >= row.windows.month_end or total >= size:
-            break
-        step = min(DAY_S, row.windows.month_end - at)
-        at, total = at + step, total + full * step / DAY_S
-        path.append((at, total))
-    return _crossing(path, size)
+    # Days before the month's band all end alike.
+    alike = max(0.0, min((end - at) // DAY_S, (monthly.soft - total) // full))
+    at, total = at + alike * DAY_S, total + alike * full
+    while at < end:
+        step = min(DAY_S, end - at)
+        left, offered = monthly.moved(-total), usual * step / DAY_S
+        applied = left.within(daily)
+        needed = applied.offered(0.0)
+        if applied.hard == left.hard and needed <= offered:
+            return at + step * needed / offered
+        at, total = at + step, total + applied.used(0.0, offered)
+    return None
 
 
 class Outlooks:
