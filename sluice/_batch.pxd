@@ -6,21 +6,20 @@ unless a threshold lies among them. Where teams change with almost every entry, 
 swap each would cost more than all the rest (9 ns of 11 here), so a chunk is judged on private
 copies of its teams' counters, and one swap per team says whether the copy was still true. Where
 another thread was faster, the verdicts stand if they are the same from its counter on; else the
-entries of that team are judged again, in small blocks, and only where that fails one by one.
+entries of all such teams are gathered team by team, and go by runs after all.
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
 from sluice._charge cimport (
-    ALLOW, DROP, RELAXED, RULE_COLUMNS, RULE_DRY, RULE_HARD, RULE_SOFT, TALLY_CHARGED,
+    ALLOW, DROP, RELAXED, RULE_COLUMNS, RULE_DRY, RULE_HARD, RULE_SOFT, RUN_MAX, TALLY_CHARGED,
     TALLY_COLUMNS, TALLY_DROPPED, TALLY_ENTRIES, THROTTLE, charge_run, load, plus, swap, verdict,
 )
 from sluice._survey cimport PROBE, SHORT, Survey, run_length, sum_of
 
 cdef enum:
     CHUNK = 262144         # entries of such a chunk: 26 a swap with 10 000 teams
-    BLOCK = 2048           # entries that are judged again at a time, where a race was lost
     LOST = -1
     DRY = -2
 
@@ -29,9 +28,14 @@ cdef struct Copy:
     int64_t soft
     int64_t hard
     int64_t before         # the counter as it was read
-    int64_t chunk          # the chunk it was read for; negative: LOST, DRY, or the block's
+    int64_t chunk          # the chunk it was read for; or LOST, DRY
     int64_t entries[3]     # of that chunk, by action
     int64_t dropped        # their bytes
+
+cdef struct Gathered:
+    int64_t size[CHUNK]
+    int32_t entry[CHUNK]   # its place in the chunk
+    uint8_t action[CHUNK]
 
 cdef struct Batch:
     const int32_t *team
@@ -46,15 +50,15 @@ cdef struct Batch:
 
 
 cdef inline void charge(
-    Batch *b, int64_t at, int32_t team, int64_t n, uint64_t total
+    Batch *b, int32_t team, const int64_t *size, int64_t n, uint64_t total, uint8_t *action_out
 ) noexcept nogil:
     """Charge `n` entries of one team, whose sizes are `total` together."""
     if team < 0:
-        memset(b.action_out + at, ALLOW, n)
+        memset(action_out, ALLOW, n)
         return
     charge_run(
-        b.used + team, b.rule + team * <int64_t>RULE_COLUMNS, b.size + at, n,
-        <int64_t>total if b.is_summable else -1, b.action_out + at,
+        b.used + team, b.rule + team * <int64_t>RULE_COLUMNS, size, n,
+        <int64_t>total if b.is_summable else -1, action_out,
         b.tally_out + team * <int64_t>TALLY_COLUMNS)
 
 
@@ -106,41 +110,43 @@ cdef inline void judge_by_copy(Batch *b, Copy *copy, int64_t i) noexcept nogil:
         copy.used += b.size[i]
 
 
-cdef inline void evaluate_lost(Batch *b, int64_t at, int64_t end, Copy *copies) noexcept nogil:
-    """Judge a block's entries of teams whose copy was lost: by new copies, else one by one."""
-    cdef int32_t seen[BLOCK]
-    cdef int64_t mark = -end - 2
-    cdef int64_t teams = 0
-    cdef bint is_lost = False
-    cdef int64_t i
+cdef inline void evaluate_lost(
+    Batch *b, int64_t at, int64_t end, Copy *copies, const int32_t *seen, int64_t teams,
+    Gathered *gathered
+) noexcept nogil:
+    """Judge a chunk's entries of those teams whose copy was lost: gathered, one swap a run."""
+    cdef int64_t bits = 0
+    cdef int64_t place = 0
+    cdef int64_t i, n
     cdef Copy *copy
-    for i in range(at, end):
-        if b.team[i] < 0:
-            continue
-        copy = copies + b.team[i]
-        if copy.chunk >= 0:
-            continue
-        if copy.chunk != mark and copy.chunk != DRY:
-            read_copy(b, b.team[i], copy, mark)
-            seen[teams] = b.team[i]
-            teams += 1
-        if copy.chunk == DRY:
-            charge(b, i, b.team[i], 1, b.size[i])
-        else:
-            judge_by_copy(b, copy, i)
     for i in range(teams):
         copy = copies + seen[i]
-        if copy.chunk == mark and not keep_copy(b, seen[i], copy):
-            copy.chunk = LOST
-            is_lost = True
-    if is_lost:
-        for i in range(at, end):
-            if b.team[i] >= 0 and copies[b.team[i]].chunk == LOST:
-                charge(b, i, b.team[i], 1, b.size[i])
+        if copy.chunk == LOST:
+            # From here on, where its next entry goes.
+            copy.before = place
+            place += copy.entries[ALLOW] + copy.entries[THROTTLE] + copy.entries[DROP]
+    for i in range(at, end):
+        if b.team[i] >= 0 and copies[b.team[i]].chunk == LOST:
+            copy = copies + b.team[i]
+            gathered.size[copy.before] = b.size[i]
+            gathered.entry[copy.before] = <int32_t>(i - at)
+            copy.before += 1
+    place = 0
+    for i in range(teams):
+        copy = copies + seen[i]
+        while copy.chunk == LOST and place < copy.before:
+            n = min(copy.before - place, <int64_t>RUN_MAX)
+            charge(
+                b, seen[i], gathered.size + place, n, sum_of(gathered.size + place, n, &bits),
+                gathered.action + place)
+            place += n
+        copy.chunk = 0
+    for i in range(place):
+        b.action_out[at + gathered.entry[i]] = gathered.action[i]
 
 
 cdef inline int64_t evaluate_chunk(
-    Batch *b, int64_t at, Copy *copies, int32_t *seen
+    Batch *b, int64_t at, Copy *copies, int32_t *seen, Gathered *gathered
 ) noexcept nogil:
     """Evaluate a chunk team by team; returns where the next one begins."""
     cdef int64_t end = min(b.n, at + CHUNK)
@@ -160,19 +166,17 @@ cdef inline int64_t evaluate_chunk(
             read_copy(b, team, copy, end)
             seen[teams] = team
             teams += 1
-        if copy.chunk != DRY:
+        if copy.chunk == DRY:
+            copy.entries[ALLOW] += 1
+        else:
             judge_by_copy(b, copy, i)
     for i in range(teams):
         copy = copies + seen[i]
         if copy.chunk == DRY or not keep_copy(b, seen[i], copy):
-            copy.chunk = min(copy.chunk, <int64_t>LOST)
+            copy.chunk = LOST
             is_lost = True
     if is_lost:
-        while at < end:
-            evaluate_lost(b, at, min(end, at + BLOCK), copies)
-            at += BLOCK
-        for i in range(teams):
-            copies[seen[i]].chunk = 0
+        evaluate_lost(b, at, end, copies, seen, teams, gathered)
     return end
 
 
@@ -180,17 +184,20 @@ cdef inline void evaluate_batch(Batch *b, const Survey *survey) noexcept nogil:
     """Evaluate a whole batch, which was found to be sound."""
     cdef Copy *copies = NULL
     cdef int32_t *seen = NULL
+    cdef Gathered *gathered = NULL
     cdef int64_t bits = 0
     cdef int64_t at = 0
     cdef int64_t runs = 0
     cdef int64_t probed = survey.head
     cdef int64_t n, i
     for i in range(survey.runs):
-        charge(b, at, survey.run[i].team, survey.run[i].n, survey.run[i].total)
-        at += survey.run[i].n
+        n = survey.run[i].n
+        charge(b, survey.run[i].team, b.size + at, n, survey.run[i].total, b.action_out + at)
+        at += n
     while at < b.n:
         n = run_length(b.team + at, b.n - at)
-        charge(b, at, b.team[at], n, sum_of(b.size + at, n, &bits))
+        charge(
+            b, b.team[at], b.size + at, n, sum_of(b.size + at, n, &bits), b.action_out + at)
         at += n
         runs += 1
         if runs % PROBE:
@@ -198,9 +205,11 @@ cdef inline void evaluate_batch(Batch *b, const Survey *survey) noexcept nogil:
         if at - probed < PROBE * SHORT and b.n - at > 2 * b.teams:
             if copies == NULL:
                 copies = <Copy *>calloc(b.teams, sizeof(Copy))
-                seen = <int32_t *>calloc(min(b.teams, <int64_t>CHUNK), sizeof(int32_t))
-            if copies != NULL and seen != NULL:
-                at = evaluate_chunk(b, at, copies, seen)
+                seen = <int32_t *>malloc(min(b.teams, <int64_t>CHUNK) * sizeof(int32_t))
+                gathered = <Gathered *>malloc(sizeof(Gathered))
+            if copies != NULL and seen != NULL and gathered != NULL:
+                at = evaluate_chunk(b, at, copies, seen, gathered)
         probed = at
     free(copies)
     free(seen)
+    free(gathered)

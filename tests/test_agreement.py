@@ -150,7 +150,7 @@ def test_batches_are_refused_alike(team: list[int], size: list[int]) -> None:
 
 def laid_out(rng: random.Random, layout: str, teams: int, n: int) -> list[int]:
     """The team of each entry: `layout` says how long its runs are."""
-    longest = {"grouped": 6000, "runs": 12, "short": 3, "mixed": 1}
+    longest = {"grouped": 6000, "long": 20, "runs": 12, "short": 3, "mixed": 1}
     team: list[int] = []
     while len(team) < n:
         kind = rng.choice(list(longest)) if layout == "all" else layout
@@ -162,7 +162,7 @@ def laid_out(rng: random.Random, layout: str, teams: int, n: int) -> list[int]:
 @settings(max_examples=150)
 @given(
     seed=st.integers(0, 2**32),
-    layout=st.sampled_from(["grouped", "runs", "short", "mixed", "all"]),
+    layout=st.sampled_from(["grouped", "long", "runs", "short", "mixed", "all"]),
     teams=st.sampled_from([1, 2, 5, 60, 900]),
     n=st.sampled_from([65, 200, 1000, 4000]),
     largest=st.sampled_from([1, 3, 300, 2**49, 2**51]),
@@ -185,6 +185,8 @@ def test_long_batches_agree(
         # in and out of chunks
         ("all", 50, 300_000),
         ("grouped", 3, 30_000),
+        # more runs than are kept of the first look
+        ("long", 70, 200_000),
     ],
 )
 def test_batches_of_many_chunks_agree(layout: str, teams: int, n: int) -> None:
