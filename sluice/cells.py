@@ -53,6 +53,13 @@ class Cells:
         cells = self.of(kind, row)
         cells[cell, ENTERED] = 1 + max(cells[:, ENTERED].tolist())
 
+    def newest_months(self, n: int) -> Int64s:
+        """int64 [n]: the latest month that is kept of each of the first `n` rows, 0 for none."""
+        at, cells, width, _ = KINDS[MONTH].tolist()
+        months = self._rows[:n, at : at + cells * width].reshape(n, cells, width)
+        found: Int64s = months[:, :, KEY].max(axis=1)
+        return found
+
     def committed(self, kind: int, rows: Int32s, cell: Int32s) -> Int64s:
         """int64 [k]: committed bytes in cell[i] of rows[i]."""
         at, _, width, _ = KINDS[kind].tolist()

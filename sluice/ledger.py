@@ -57,6 +57,8 @@ Counted = dict[str, dict[str, list[int]]]
 USED_MAX = 2**62
 # The row of what no budget governs.
 UNBUDGETED = 0
+# A row may get another owner when its last month is older than these.
+MONTHS_KEPT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,8 @@ class Ledger:
         if UNBUDGETED not in self._file.names.values():
             self._file.names[""] = UNBUDGETED
             self._file.write_names()
+        # Rows that have an owner, or had one.
+        self._height = 1 + max(self._file.names.values())
 
     @property
     def origin(self) -> str:
@@ -220,27 +224,44 @@ class Ledger:
         return self.rules
 
     def _rows_for(self, keys: list[str]) -> Int32s:
-        names = self._file.names
-        new = [key for key in keys if key not in names]
+        before = self._file.names
+        new = [key for key in keys if key not in before]
         if new:
-            free = 1 + max(names.values())
-            if free + len(new) > ledger_file.ROWS:
-                raise errors.BadBudget(
-                    f"{len(new)} new budgets, room for {ledger_file.ROWS - free} more keys"
-                )
-            self._file.reserve(free + len(new))
-            names.update(zip(new, range(free, free + len(new)), strict=True))
+            names = dict(before)
+            rows = self._free_rows(len(new), names, keys)
+            names.update(zip(new, rows, strict=True))
+            self._file.reserve(1 + max(rows))
+            self._file.names = names
             try:
                 self._file.write_names()
             except OSError:
                 # Or the next try would find nothing new, and never write them.
-                for key in new:
-                    del names[key]
+                self._file.names = before
                 raise
+            self._height = max(self._height, 1 + max(rows))
+        names = self._file.names
         return np.array([*(names[key] for key in keys), UNBUDGETED], np.int32)
 
+    def _free_rows(self, n: int, names: dict[str, int], keys: list[str]) -> list[int]:
+        """Rows for `n` new keys; where all have had an owner, keys that had no budget for two
+        months lose theirs, and leave `names`. Those in `keys` are wanted again."""
+        unused = list(range(self._height, ledger_file.ROWS))
+        if len(unused) < n:
+            newest = self._cells.newest_months(self._height)
+            wanted = {UNBUDGETED, *self._budgets, *(names.get(key, UNBUDGETED) for key in keys)}
+            old = set(np.flatnonzero(newest < newest.max() - MONTHS_KEPT).tolist()) - wanted
+            if len(unused) + len(old) < n:
+                raise errors.BadBudget(
+                    f"{n} new budgets, room for {len(unused) + len(old)} more keys"
+                )
+            for key in [key for key, row in names.items() if row in old]:
+                del names[key]
+            self._rows[list(old)] = 0
+            unused += old
+        return unused[:n]
+
     def _publish(self, budgets: table.Table, row_of: Int32s, era: Era) -> None:
-        rule = np.zeros((1 + max(self._file.names.values()), 4), np.int64)
+        rule = np.zeros((self._height, 4), np.int64)
         # A team that was resolved before its budget went away may pass, like any other without.
         rule[:] = (USED_MAX, USED_MAX, -1, 0)
         for row in self._zones:
@@ -282,7 +303,7 @@ class Ledger:
 
     def _enter(self, now: float) -> Era:
         """Enter the windows of `now` for every budget; returns the new era."""
-        key, cell = (np.zeros((2, 1 + max(self._file.names.values())), np.int32) for _ in range(2))
+        key, cell = (np.zeros((2, self._height), np.int32) for _ in range(2))
         if self.rules is not None:
             old = self.rules.era
             key[:, : old.key.shape[1]], cell[:, : old.key.shape[1]] = old.key, old.cell
@@ -399,7 +420,8 @@ class Ledger:
     def record(self, keys: Iterable[str]) -> Counted:
         """What was counted for `keys` in every window that is kept, as of one moment."""
         with self._lock:
-            row_of = {key: self._file.names[key] for key in keys}
+            names = self._file.names
+            row_of = {key: names[key] for key in keys if key in names}
             copied = cells.Cells(self._rows[list(row_of.values())])
         found: Counted = {}
         for i, key in enumerate(row_of):
@@ -458,7 +480,7 @@ class Ledger:
                 return
             changes = self._changes
             names = dict(self._file.names)
-            rows = self._rows[: 1 + max(names.values())].copy()
+            rows = self._rows[: self._height].copy()
         self._file.write_snapshot(names, rows)
         self._saved = changes
 

@@ -365,6 +365,33 @@ def test_a_kill_in_the_middle_of_a_new_table_leaves_the_one_before(tmp_path):
     assert room(again, NOON) == 700
 
 
+def test_where_all_rows_had_an_owner_keys_long_without_a_budget_give_up_theirs(tmp_path):
+    # A budget for each pull request uses up any number of rows.
+    gone = [Budget(f"pr-{i}", "ci", 1000) for i in range(ledger_file.ROWS - 2)]
+    kept, new = make_budget(), make_budget("new")
+    book = reopened(tmp_path, kept, *gone)
+    assert spend(book, 100, NOON)
+    assert spend(book, 300, NOON, row=2)
+    book.load(table.Table([kept]))
+    assert room(book, NOON + 70 * DAY) == 1000
+    # January is not yet two months behind November.
+    with pytest.raises(errors.BadBudget, match="1 new budgets, room for 0 more keys"):
+        book.load(table.Table([kept, new]))
+    later = NOON + 100 * DAY
+    assert spend(book, 200, later)
+    book.load(table.Table([kept, new, gone[5]]))
+    (row,) = (n for n in book.rules_at(later).row_of.tolist() if n not in (0, 1, 7))
+    assert room(book, later, row) == 1000
+    assert spend(book, 400, later, row)
+    assert room(book, later, row=1) == 800
+    assert book.recorded("ci/pr-0") == {}
+    again = reopened(tmp_path, kept, new)
+    assert again.recorded("new/new") == {"d/2027-03-02": 400, "m/2027-03": 400}
+    assert again.recorded("shop/shop")["m/2026-11"] == 100
+    # Whoever comes back was not forgotten meanwhile, if there was a budget for it.
+    assert again.recorded("ci/pr-5")["m/2026-11"] == 0
+
+
 def test_outcomes_are_counted_for_all_time_and_for_the_day():
     book = loaded(make_budget())
     assert spend(book, 300, NOON)
