@@ -33,7 +33,9 @@ def teams():
 
 @pytest.fixture
 def client(teams):
-    return site(origin_of(teams, time.time(), Memory()), currency="EUR").test_client()
+    made = site(origin_of(teams, time.time(), Memory()), currency="EUR")
+    yield made.test_client()
+    app.board_of(made).stop()
 
 
 @pytest.fixture
