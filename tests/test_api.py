@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import werkzeug.test
+from front import NOON, Sender, error_of
 from harness import budget
 from past import HUGE, Past, full
-from test_agent import NOON, Sender, error_of
 
 from sluice import Budget, Gate, api, forecast, usage, window
 from sluice.agent import app

@@ -6,9 +6,9 @@ import socket
 from pathlib import Path
 
 import pytest
+from front import PUSH, SHOP, Front, error_of
 from harness import Sluice, Upstream, budget, write_budgets
 from shippers import PUSH_PATH
-from test_agent import PUSH, SHOP, Front, error_of
 
 from sluice.agent import push
 from sluice.auth import NOBODY_IS_ASKED, OPEN_PATHS, Auth, BadToken, credentials

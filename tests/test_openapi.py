@@ -13,11 +13,11 @@ import jsonschema_rs
 import pytest
 import schemathesis.openapi
 import waitress.server
+from front import NOON, Sender
 from harness import Sluice, budget
 from past import HUGE, full
 from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import events, from_schema
-from test_agent import NOON, Sender
 
 from sluice import Budget, Gate, api, forecast, metrics, openapi, query, usage
 from sluice.agent import app, push
