@@ -1,0 +1,177 @@
+"""Whose a stream is at the gate while budgets change, and of which application its bytes are."""
+
+import numpy as np
+import pytest
+import shippers
+from judging import (
+    MIB,
+    NOON,
+    counts_of,
+    judged,
+    labelled,
+    make,
+    one_stream,
+    pack,
+    row_of,
+    totals_of,
+)
+
+from sluice import Action, Gate, assign, columns, usage
+from sluice.wire import loki
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        b'{namespace="shop"',
+        b'{namespace="shop", app="a"b"}',
+        b"",
+        b"\xff\xfe",
+        b'{namespace="free"}',
+        b'{namespace=""}',
+        b'{namespace="shop", __aggregated_metric__="x"}',
+    ],
+)
+def test_streams_that_belong_to_nobody_pass_as_unbudgeted(labels):
+    gate = Gate([make("shop", 0)])
+    body = labelled(labels)
+    judgement = gate.push(body, now=NOON)
+    assert judgement.body is body
+    judgement.commit()
+    assert counts_of(gate, "")["forwarded"] == {"entries": 1, "bytes": 10}
+    assert counts_of(gate, "shop/shop")["received"]["entries"] == 0
+
+
+@pytest.mark.parametrize("labels", [b'{namespace="free"}', b'{namespace="shop"'])
+def test_what_belongs_to_nobody_is_dropped_where_the_setting_says_so(labels):
+    gate = Gate([make("shop", MIB)], drop_unbudgeted=True)
+    judgement = gate.push(labelled(labels), now=NOON)
+    assert judgement.body is None
+    judgement.commit()
+    assert counts_of(gate, "")["dropped"] == {"entries": 1, "bytes": 10}
+    assert gate.push(labelled(b'{namespace="shop"}'), now=NOON).body is not None
+    (action,) = gate.evaluate(gate.resolve(["free"]), [1], now=NOON)
+    assert action == Action.DROP
+
+
+def test_a_dry_run_lets_everything_pass_and_counts_what_it_would_have_done():
+    gate = Gate([make("shop", 100, enforcement="DryRun")])
+    push = pack([one_stream("shop", ["x" * 70, "y" * 20, "z" * 500])], loki.Dialect.JSON)
+    judgement = judged(gate, push)
+    assert judgement.body is push.body
+    judgement.commit()
+    found = gate.ledger.usage(["shop/shop"], NOON)["shop/shop"]
+    assert found.day == 590
+    assert found.counts[columns.DRY : columns.DRY + 3] == [70, 20, 500]
+    # Enforced from now on, it drops at once.
+    gate.load([make("shop", 100)])
+    assert judged(gate, pack([one_stream("shop", ["a"])], loki.Dialect.JSON)).body is None
+
+
+def test_a_budget_that_changes_governs_the_next_push_of_a_known_stream():
+    gate = Gate([make("old", 0, namespaces=["shop"])])
+    body = labelled(b'{namespace="shop"}')
+    assert gate.push(body, now=NOON).body is None
+    gate.load([make("new", 15, namespaces=["shop"])])
+    first, second = gate.push(body, now=NOON), gate.push(body, now=NOON)
+    assert first.body is body
+    assert second.body is None
+    gate.load([])
+    last = gate.push(body, now=NOON)
+    assert last.body is body
+    for judgement in (first, second, last):
+        judgement.commit()
+    assert gate.ledger.recorded("new/new")["d/2026-11-22"] == 10
+
+
+def test_a_push_judged_before_a_reload_ends_in_the_books_of_its_team():
+    gate = Gate([make("shop", 100)])
+    judgement = gate.push(labelled(b'{namespace="shop"}'), now=NOON)
+    gate.load([make("other", 100)])
+    judgement.commit()
+    gate.load([make("shop", 100)])
+    assert row_of(gate, "shop").usage.day == 10
+
+
+def test_label_strings_are_remembered_within_a_bound(monkeypatch):
+    monkeypatch.setattr(assign, "STRINGS_MAX", 100)
+    gate = Gate([make("shop", 10 * MIB)])
+    for at in range(0, 1000, 50):
+        message = shippers.message_class()()
+        for i in range(at, at + 50):
+            labels = b'{namespace="shop", pod="%d"}' % i
+            message.streams.add(labels=labels).entries.add(line=b"0123456789")
+        gate.push(shippers.snappy(message.SerializeToString()), now=NOON).commit()
+        assert 50 <= len(gate._known.owners) <= 100
+    assert row_of(gate, "shop").usage.day == 10_000
+
+
+def test_the_bytes_of_remembered_label_strings_are_bounded_too(monkeypatch):
+    monkeypatch.setattr(assign, "BYTES_MAX", 20_000)
+    gate = Gate([make("shop", 10 * MIB)])
+    for i in range(100):
+        labels = b'{namespace="shop", pod="%s"}' % (b"%05d" % i * 200)
+        gate.push(labelled(labels), now=NOON).commit()
+        assert sum(map(len, gate._known.owners)) == gate._known._bytes < 22_000
+    long = b'{namespace="shop", pod="%s"}' % (b"x" * assign.STRING_MAX)
+    gate.push(labelled(long), now=NOON).commit()
+    assert not any(long in known for known in gate._known.owners)
+    assert row_of(gate, "shop").usage.day == 1010
+
+
+def test_bytes_by_application_add_up_to_what_was_forwarded_and_stay_few():
+    gate = Gate([make("shop", 10 * MIB), make("pay", 10 * MIB)])
+    for name in ("shop", "pay", "free"):
+        for i in range(70):
+            judgement = gate.push(
+                labelled(b'{namespace="%s", app="a%d"}' % (name.encode(), i)), now=NOON
+            )
+            judgement.refund() if i == 69 else judgement.commit()
+    totals = totals_of(gate.apps)
+    for key in ("shop/shop", "pay/pay", ""):
+        mine = {app: size for (team, _, app), size in totals.items() if team == key}
+        assert len(mine) == usage.APPS_PER_TEAM + 1
+        assert mine[usage.OTHER] == 190
+        assert sum(mine.values()) == counts_of(gate, key)["forwarded"]["bytes"] == 690
+
+
+def test_applications_of_all_teams_together_are_bounded(monkeypatch):
+    monkeypatch.setattr(usage, "APPS", 20)
+    apps = usage.Apps()
+    numbers = [apps.number(f"team-{i}", "shop", f"app-{j}") for i in range(10) for j in range(4)]
+    apps.add(np.array(numbers, np.int32), np.ones(len(numbers), np.int64))
+    assert len(totals_of(apps)) <= 20 + 10
+    assert sum(totals_of(apps).values()) == 40
+
+
+def test_namespaces_of_one_team_are_bounded_and_leave_room_for_the_others(monkeypatch):
+    monkeypatch.setattr(usage, "PLACES_PER_TEAM", 8)
+    apps = usage.Apps()
+    numbers = [apps.number("", f"namespace-{i}", f"app-{i % 3}") for i in range(100)]
+    numbers.append(apps.number("shop/shop", "shop", "web"))
+    apps.add(np.array(numbers, np.int32), np.ones(len(numbers), np.int64))
+    totals = totals_of(apps)
+    assert len(totals) == 8 + 1 + 1
+    assert totals["", usage.OTHER, usage.OTHER] == 92
+    assert totals["shop/shop", "shop", "web"] == 1
+
+
+def test_an_endless_name_is_not_kept():
+    apps = usage.Apps()
+    long = "x" * usage.PLACE_CHARACTERS
+    for namespace, app in (("shop", long), ("shop", long + "y"), (long + "y", "web")):
+        apps.add(np.array([apps.number("", namespace, app)], np.int32), np.array([1]))
+    assert totals_of(apps) == {
+        ("", "shop", long): 1,
+        ("", "shop", usage.OTHER): 1,
+        ("", usage.OTHER, "web"): 1,
+    }
+
+
+def test_the_bytes_of_an_application_are_those_that_were_kept():
+    gate = Gate([make("shop", 25)])
+    streams = [one_stream("shop", ["0123456789"] * 2, app=app) for app in ("a", "b")]
+    judged(gate, pack(streams, loki.Dialect.JSON)).commit()
+    totals = totals_of(gate.apps)
+    assert totals["shop/shop", "shop", "a"] == 20
+    assert ("shop/shop", "shop", "b") not in totals or totals["shop/shop", "shop", "b"] == 0
