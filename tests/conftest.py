@@ -4,10 +4,12 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import hypothesis
 import pytest
+import twins
 from cluster.harness import Cluster
 from harness import Loki, Sluice, Upstream, running, write_budgets
 from monitoring.harness import program
@@ -62,6 +64,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark, name in NEEDS.items():
         if item.get_closest_marker(mark):
             need(name)
+
+
+@pytest.fixture(scope="module", params=twins.CORES)
+def core(request: pytest.FixtureRequest) -> ModuleType:
+    """The core, compiled and as its reference."""
+    return twins.CORES[request.param]
 
 
 @pytest.fixture(scope="session")

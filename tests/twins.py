@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sluice import _core, errors, reference
+from sluice import _core, errors, policy, reference
 from sluice.policy import KEEP_ALL
 
 CORES = {"compiled": _core, "reference": reference}
@@ -40,6 +40,10 @@ class Rule(NamedTuple):
     def words(self) -> list[int]:
         """The row as int64."""
         return [self.soft, self.hard, (self.keep ^ 2**63) - 2**63, self.dry]
+
+
+def limited(limit: int, **more: int) -> Rule:
+    return Rule(policy.soft_limit(limit), limit, **more)
 
 
 class Rows(NamedTuple):
