@@ -17,6 +17,7 @@ from sluice.gate import Gate
 from sluice.kube import client
 
 NOON = 1_795_435_200.0  # 2026-11-23T12:00:00Z
+KEY, TODAY = "shop/shop", "d/2026-11-23"
 PACE = pace.Pace(floor=2, ceiling=60, heartbeat=10, stale=180)
 
 Object = dict[str, Any]

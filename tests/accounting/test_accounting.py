@@ -1,30 +1,14 @@
 """Cluster accounting: what nodes counted, what the status says, what each node may still admit."""
 
-import datetime
-import tempfile
-from pathlib import Path
 from typing import Any
 
-import hypothesis
-import hypothesis.strategies as st
 import pytest
-from cluster_model import NOON, World, nodeusage, own
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from cluster_model import KEY, TODAY, World, nodeusage, own
 
 from sluice import columns, usage
 from sluice.agent import report
 from sluice.controller import fold
 from sluice.kube import client
-
-DAY = 86_400
-KEY, TODAY = "shop/shop", "d/2026-11-23"
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    made = World(tmp_path)
-    made.api.apply("shop", "shop", dailyLimit=1_000_000)
-    return made
 
 
 def test_usage_of_all_nodes_is_summed_up(world: World) -> None:
@@ -252,19 +236,6 @@ def test_a_budget_made_again_goes_on_in_its_day(world: World) -> None:
     assert world.status(KEY)["currentUsage"] == 600_000
 
 
-def test_a_new_day_begins_at_nothing_for_all(world: World) -> None:
-    a, b = world.node("a"), world.node("b")
-    a.push("shop", 1_000_000)
-    world.settle()
-    assert b.push("shop", 1) == 0
-    world.wall, world.mono = NOON + DAY / 2, world.mono + DAY / 2
-    assert b.push("shop", 1_000_000) == 1_000_000
-    world.settle()
-    status = world.status(KEY)
-    assert (status["currentDay"], status["currentUsage"]) == ("2026-11-24", 1_000_000)
-    assert status["monthlyUsage"] == 2_000_000
-
-
 def test_a_stale_team_shares_what_is_left(world: World) -> None:
     a, b = world.node("a"), world.node("b")
     a.push("shop", 300_000)
@@ -305,117 +276,6 @@ def test_controllers_that_are_dead_make_usage_stale(world: World) -> None:
     assert not a.reporter.uncovered(world.mono, wait=150)
 
 
-def at(text: str) -> float:
-    """An instant, from how UTC writes it."""
-    return datetime.datetime.fromisoformat(text).timestamp()
-
-
-def move_to(world: World, text: str) -> None:
-    """Set the clock ahead, quietly."""
-    world.pass_time(at(text) - world.wall)
-
-
-def test_midnight_comes_at_its_own_time_in_each_zone(world: World) -> None:
-    world.api.apply("shop", "shop", dailyLimit=1000, timeZone="Asia/Tokyo")
-    world.api.apply("pay", "pay", dailyLimit=1000, timeZone="America/New_York")
-    a = world.node("a")
-    assert a.push("shop", 1000) + a.push("pay", 1000) == 2000
-    world.settle()
-    # 00:00 in Tokyo is 15:00 UTC, in New York it is 05:00 UTC (no summer time in November).
-    move_to(world, "2026-11-23T14:59:59Z")
-    assert a.push("shop", 1) == 0
-    move_to(world, "2026-11-23T15:00:00Z")
-    assert (a.push("shop", 1000), a.push("pay", 1)) == (1000, 0)
-    world.settle()
-    assert world.status("shop/shop")["currentDay"] == "2026-11-24"
-    assert world.status("shop/shop")["currentUsage"] == 1000
-    assert world.status("pay/pay")["currentDay"] == "2026-11-23"
-    move_to(world, "2026-11-24T05:00:00Z")
-    assert a.push("pay", 1000) == 1000
-    world.settle()
-    assert world.status("pay/pay")["currentDay"] == "2026-11-24"
-    assert world.status("pay/pay")["monthlyUsage"] == 2000
-
-
-def test_a_month_ends_for_all_at_once(world: World) -> None:
-    world.api.apply("shop", "shop", dailyLimit=1000, monthlyLimit=1000)
-    a, b = world.node("a"), world.node("b")
-    assert a.push("shop", 1000) == 1000
-    world.settle()
-    move_to(world, "2026-11-30T12:00:00Z")
-    world.settle()
-    assert world.status(KEY)["decision"] == "Drop"
-    assert (a.push("shop", 1), b.push("shop", 1)) == (0, 0)
-    move_to(world, "2026-12-01T00:00:00Z")
-    assert b.push("shop", 1000) == 1000
-    world.settle()
-    status = world.status(KEY)
-    assert (status["currentMonth"], status["monthlyUsage"]) == ("2026-12", 1000)
-    assert a.push("shop", 1) == 0
-
-
-def test_a_day_of_25_hours_is_one_day(world: World) -> None:
-    world.api.apply("shop", "shop", dailyLimit=1000, timeZone="Europe/Berlin")
-    world.wall = at("2026-10-24T22:00:00Z")
-    a = world.node("a")
-    assert a.push("shop", 600) == 600
-    world.settle()
-    # 24 hours later it is 23:00 of the same day, for at 03:00 the clocks went back.
-    move_to(world, "2026-10-25T22:30:00Z")
-    assert a.push("shop", 401) == 0
-    assert a.push("shop", 400) == 400
-    world.settle()
-    assert world.status(KEY)["currentDay"] == "2026-10-25"
-    assert world.status(KEY)["currentUsage"] == 1000
-    move_to(world, "2026-10-25T23:00:00Z")
-    assert a.push("shop", 1000) == 1000
-
-
-def test_a_limit_below_usage_drops_until_the_window_ends(world: World) -> None:
-    a, b = world.node("a"), world.node("b")
-    a.push("shop", 600_000)
-    world.settle()
-    world.api.apply("shop", "shop", dailyLimit=500_000)
-    for node in (a, b):
-        node.follow()
-        assert node.push("shop", 1) == 0
-    world.settle(3)
-    status = world.status(KEY)
-    assert (status["decision"], status["dailyPercent"]) == ("Drop", 120)
-    assert status["observedGeneration"] == 2
-    move_to(world, "2026-11-24T00:00:00Z")
-    assert a.push("shop", 500_000) == 500_000
-
-
-def test_what_was_counted_late_in_a_day_is_reported_after_it(world: World) -> None:
-    a = world.node("a")
-    world.settle(10)
-    move_to(world, "2026-11-23T23:59:59Z")
-    a.push("shop", 1000)
-    move_to(world, "2026-11-24T00:00:01Z")
-    a.push("shop", 10)
-    world.settle()
-    usage = world.api.node_usage("a")
-    assert usage is not None
-    assert usage["status"]["usage"][TODAY] == {KEY: 1000}
-    assert usage["status"]["usage"]["d/2026-11-24"] == {KEY: 10}
-    assert world.status(KEY)["monthlyUsage"] == 1010
-    move_to(world, "2026-11-24T02:30:00Z")
-    a.push("shop", 10)
-    world.settle()
-    usage = world.api.node_usage("a")
-    assert usage is not None
-    assert TODAY not in usage["status"]["counts"]
-    # West of everything it is still yesterday.
-    assert TODAY in usage["status"]["usage"]
-    move_to(world, "2026-11-24T12:30:00Z")
-    a.push("shop", 10)
-    world.settle()
-    usage = world.api.node_usage("a")
-    assert usage is not None
-    assert TODAY not in usage["status"]["usage"]
-
-
 def test_a_silent_node_makes_usage_stale_and_its_return_cures_it(world: World) -> None:
     a, b = world.node("a"), world.node("b")
     a.push("shop", 1000)
@@ -430,35 +290,6 @@ def test_a_silent_node_makes_usage_stale_and_its_return_cures_it(world: World) -
     b.is_up = True
     world.settle(200)
     assert verdict(world, "DataStale")["status"] == "False"
-
-
-def test_a_budget_that_was_away_finds_its_usage_in_another_zone_too(world: World) -> None:
-    world.api.apply("shop", "shop", dailyLimit=1_000_000, timeZone="Pacific/Auckland")
-    a, b = world.node("a"), world.node("b")
-    a.push("shop", 700_000)
-    world.settle()
-    world.api.delete_budget("shop", "shop")
-    world.settle(80)
-    world.api.apply("shop", "shop", dailyLimit=1_000_000, timeZone="Pacific/Auckland")
-    world.settle(5)
-    assert world.status(KEY)["currentUsage"] == 700_000
-    assert b.push("shop", 300_001) == 0
-
-
-def test_a_zone_edited_and_edited_back_loses_nothing(world: World) -> None:
-    zones = ("America/New_York", "Asia/Tokyo", "America/New_York")
-    world.wall = at("2026-11-23T20:00:00Z")
-    a, b = world.node("a"), world.node("b")
-    for i, zone in enumerate(zones):
-        world.api.apply("shop", "shop", dailyLimit=1_000_000, timeZone=zone)
-        for node in (a, b):
-            node.follow()
-        if i == 0:
-            a.push("shop", 700_000)
-        world.settle()
-    assert world.status(KEY)["currentDay"] == "2026-11-23"
-    assert world.status(KEY)["currentUsage"] == 700_000
-    assert b.push("shop", 300_001) == 0
 
 
 def test_without_its_notes_an_agent_does_not_report_twice(world: World) -> None:
@@ -507,17 +338,6 @@ def test_a_node_that_can_only_listen_still_hears_what_others_use(world: World) -
         a.tick()
     assert a.push("shop", 248_001) == 0
     assert a.push("shop", 248_000) == 248_000
-
-
-def test_late_counts_of_a_month_make_nobody_stale(world: World) -> None:
-    world.wall = at("2026-11-30T23:00:00Z")
-    a = world.node("a")
-    world.settle(10)
-    move_to(world, "2026-11-30T23:59:59Z")
-    a.push("shop", 1000)
-    move_to(world, "2026-12-01T00:00:02Z")
-    world.settle(400)
-    assert a.reporter.uncovered(world.mono, wait=190) == frozenset()
 
 
 def test_a_budget_made_again_is_not_stale_for_what_it_was(world: World) -> None:
@@ -607,128 +427,3 @@ def test_after_an_outage_of_any_length_a_node_reports_within_half_a_minute(world
     world.api.fault = ""
     world.settle(31)
     assert world.status(KEY)["currentUsage"] == 1000
-
-
-class Faults(RuleBasedStateMachine):
-    """Invariant: whatever is lost, restarted, folded or taken over, usage never falls within the
-    day, and once all is quiet it is what the nodes let pass, to the byte."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
-        self.world = World(Path(self.folder.name))
-        self.passed = dict.fromkeys((KEY, "pay/pay"), 0)
-        self.shown = dict.fromkeys(self.passed, 0)
-
-    @initialize()
-    def begin(self) -> None:
-        for name in ("shop", "pay"):
-            self.world.api.apply(name, name, dailyLimit=10_000_000)
-        for name in "abc":
-            self.world.node(name)
-
-    nodes = st.sampled_from("abc")
-
-    @rule(name=nodes, team=st.sampled_from(["shop", "pay"]), size=st.integers(1, 200_000))
-    def push(self, name: str, team: str, size: int) -> None:
-        node = self.world.nodes[name]
-        if node.is_up:
-            self.passed[f"{team}/{team}"] += node.push(team, size)
-
-    @rule(name=nodes, seconds=st.sampled_from([0.2, 3, 70]))
-    def tell(self, name: str, seconds: float) -> None:
-        self.world.pass_time(seconds)
-        self.world.nodes[name].tick()
-
-    @rule(name=nodes, events=st.integers(0, 5))
-    def hear(self, name: str, events: int) -> None:
-        self.world.nodes[name].follow(events)
-
-    @rule(events=st.integers(0, 5))
-    def control(self, events: int) -> None:
-        self.world.control(events)
-
-    # Not while a node is being deleted: of a report whose fate is not known when its object goes,
-    # the agent supposes that it arrived. What was lost on its way is then missing, never doubled.
-    @rule(fault=st.sampled_from(["request", "reply"]))
-    def lose(self, fault: str) -> None:
-        usages = [
-            obj for (plural, _), obj in self.world.api.objects.items() if plural != "teambudgets"
-        ]
-        if not any("deletionTimestamp" in obj["metadata"] for obj in usages):
-            self.world.api.fault = fault
-
-    @rule()
-    def take_over(self) -> None:
-        self.world.lead()
-
-    @rule(name=nodes)
-    def restart(self, name: str) -> None:
-        node = self.world.nodes[name]
-        if node.is_up:
-            node.stop(kill=True)
-        node.start()
-
-    @rule(name=nodes)
-    def replace_pod(self, name: str) -> None:
-        node = self.world.nodes[name]
-        if not node.is_up:
-            return
-        self.world.api.fault = ""
-        if node.reporter.final():
-            node.stop(kill=True)
-            node.start(keep=False)
-
-    @rule(name=nodes)
-    def lose_node(self, name: str) -> None:
-        node = self.world.nodes[name]
-        usage = self.world.api.node_usage(name)
-        if node.is_up and usage is not None and not node.reporter._state.sent:
-            self.world.api.fault = ""
-            self.world.api.delete_node(name)
-
-    @rule(name=nodes)
-    def remove_node(self, name: str) -> None:
-        node = self.world.nodes[name]
-        self.world.api.fault = ""
-        if node.is_up and node.reporter.final():
-            node.stop(kill=True)
-            self.world.api.delete_node(name)
-
-    @rule(name=nodes, seconds=st.sampled_from([1, 10, 200]))
-    def come_back(self, name: str, seconds: int) -> None:
-        node = self.world.nodes[name]
-        if not node.is_up:
-            for _ in range(seconds):
-                self.world.pass_time(1)
-                self.world.control()
-            node.start(keep=False)
-
-    @invariant()
-    def usage_never_falls(self) -> None:
-        for key, before in self.shown.items():
-            found = self.world.api.objects.get(("teambudgets", key), {}).get("status", {})
-            now = found.get("currentUsage", 0)
-            assert before <= now <= self.passed[key], key
-            self.shown[key] = now
-
-    def teardown(self) -> None:
-        try:
-            self.world.api.fault = ""
-            if self.world.nodes:
-                self.world.settle()
-                self.check()
-        finally:
-            self.folder.cleanup()
-
-    def check(self) -> None:
-        for key, passed in self.passed.items():
-            assert self.world.status(key)["currentUsage"] == passed, key
-            for node in self.world.nodes.values():
-                if node.is_up:
-                    others = passed - own(node, key, TODAY)
-                    assert node.others.bytes_of(key, TODAY) == others, (key, node.name)
-
-
-TestFaults = Faults.TestCase
-TestFaults.settings = hypothesis.settings(max_examples=60, stateful_step_count=40, deadline=None)
