@@ -4,6 +4,7 @@ import sys
 import threading
 
 from sluice import chores
+from sluice.chores import ClockWatch
 
 
 def test_a_paced_chore_sees_everything_and_lets_other_threads_work_meanwhile():
@@ -31,3 +32,12 @@ def test_a_paced_chore_sees_everything_and_lets_other_threads_work_meanwhile():
         sys.setswitchinterval(usual)
         done.set()
         thread.join()
+
+
+def test_a_jump_of_the_wall_clock_is_told_from_time_that_passes():
+    wall, monotonic = [1000.0], [5.0]
+    clock = ClockWatch(lambda: wall[0], lambda: monotonic[0])
+    for passed, jump in ((10, 0), (1, 3600), (1, 0), (5, -86_400), (1, 0)):
+        wall[0] += passed + jump
+        monotonic[0] += passed
+        assert clock.step() == jump
