@@ -8,7 +8,7 @@ PIP := $(PY) -m pip --disable-pip-version-check -q
 
 # The core is checked by its own tests; the others would only test numpy and Flask under ASan.
 ASAN_TESTS := $(wildcard $(patsubst %,tests/test_%.py,core core_judge core_scan agreement \
-	hostile json_scan protobuf threads))
+	hostile json_agreement json_scan protobuf threads))
 # Findings are fatal, and are seen: --capture=sys leaves them the real stderr. Leaks are not looked
 # for: Python itself keeps memory at exit.
 ASAN_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g
