@@ -1,13 +1,16 @@
-"""Fixtures of tests that look at pages in a real browser."""
+"""Fixtures of the dashboard's tests: a real browser for its pages, and a history in a file."""
 
 import urllib.parse
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import playwright.sync_api as playwright
 import pytest
 from dashboard.browsing import ARGUMENTS, Watched
 from monitoring.harness import program
+
+from sluice.dashboard import history
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +40,8 @@ def look(browser: playwright.Browser) -> Iterator[Any]:
         context.close()
         assert watched.complaints == []
         assert watched.hosts == {host}
+
+
+@pytest.fixture
+def past(tmp_path: Path) -> history.History:
+    return history.History(tmp_path / "history.db")

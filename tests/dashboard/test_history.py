@@ -1,160 +1,31 @@
-"""History: whatever happens to clock, process and file, a day's steps add up to the day's bytes."""
+"""History: points, tops and events, and what is thinned out or forgotten of them."""
 
-import itertools
-import logging
 import random
-import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
-import tempfile
-import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from dashboard.histories import (
+    DAY_S,
+    HOUR_S,
+    KEY,
+    MIDNIGHT,
+    MINUTE_S,
+    NOON,
+    ZONES,
+    day_counts,
+    query,
+    row,
+    sizes,
+    sums,
+    team,
+)
 
-from sluice import budget, columns, errors, gate, ledger, usage, window
+from sluice import gate, ledger, usage, window
 from sluice.dashboard import history, thin
 from sluice.records import Event, NotHere, NotKept, Together
-
-NOON = 1_795_435_200  # 2026-11-23T12:00:00Z
-MIDNIGHT = NOON + 12 * 3600
-# In Berlin, clocks are set back: the day has 25 hours.
-LONG_DAY = 1_792_915_200  # 2026-10-25T08:00:00Z
-MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
-ZONES = ("UTC", "Europe/Berlin", "Asia/Kolkata", "Asia/Kathmandu")
-PLENTY = 2**62
-KEY = "default/shop"
-
-
-def team(name: str = "shop", zone: str = "UTC") -> budget.Budget:
-    return budget.Budget(name, "default", PLENTY, time_zone=zone)
-
-
-def row(own: budget.Budget, now: float, *sizes: int, month: int | None = None) -> usage.Row:
-    """A team's row with these bytes in its open day: forwarded, sampled, dropped, refused."""
-    today = day_counts(sizes)
-    day = sizes[0] if sizes else 0
-    used = ledger.Usage(day, day if month is None else month, today, today)
-    return usage.Row(own, used, window.open_windows(own.time_zone, now), now)
-
-
-def day_counts(sizes: Sequence[int]) -> list[int]:
-    counts = [0] * columns.COUNTS
-    for outcome, size in zip(("forwarded", "sampled", "dropped", "refused"), sizes, strict=False):
-        counts[columns.OUTCOMES[outcome] + 1] = size
-    return counts
-
-
-def sizes(of: Mapping[usage.Place, int]) -> usage.Sizes:
-    """As usage.Apps.sizes() has them."""
-    return list(of), np.array(list(of.values()), np.int64)
-
-
-def sums(past: history.History, key: str, start: float, end: float, step_s: int) -> list[int]:
-    """Bytes by outcome in all steps of a stretch."""
-    points = past.history(key, int(start), int(end), step_s)
-    assert all(start < one.at <= end and one.at % step_s == 0 for one in points)
-    assert [one.at for one in points] == sorted({one.at for one in points})
-    each = [(one.forwarded, one.sampled, one.dropped, one.refused) for one in points]
-    assert all(size >= 0 for sizes in each for size in sizes)
-    return [sum(sizes) for sizes in zip(*each, strict=True)] if each else [0] * 4
-
-
-class Days(RuleBasedStateMachine):
-    """Invariant: whatever is recorded when, the steps of a day add up to the day's bytes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.folder = Path(tempfile.mkdtemp())
-        self.past = history.History(self.folder / "history.db")
-        self.teams = [team(f"team-{i}", zone) for i, zone in enumerate(ZONES)]
-        self.zones = {one.key: one.time_zone for one in self.teams}
-        # By team and day: what was counted, and what of that was recorded.
-        self.counted: dict[tuple[str, int], list[int]] = {}
-        self.recorded: dict[tuple[str, int], list[int]] = {}
-        self.first: dict[tuple[str, int], float] = {}
-
-    @initialize(now=st.sampled_from([NOON, MIDNIGHT, LONG_DAY, MIDNIGHT - 19 * MINUTE_S]))
-    def begin(self, now: int) -> None:
-        self.now = float(now)
-
-    def teardown(self) -> None:
-        self.past.close()
-        shutil.rmtree(self.folder)
-
-    @rule(seconds=st.integers(1, 3 * HOUR_S), size=st.integers(0, 2**55), which=st.integers(0, 15))
-    def count(self, seconds: int, size: int, which: int) -> None:
-        self.now += seconds
-        self.add(self.teams[which % 4], which // 4, size)
-
-    def add(self, own: budget.Budget, outcome: int, size: int) -> None:
-        day = window.open_windows(own.time_zone, self.now).day
-        self.counted.setdefault((own.key, day), [0] * 4)[outcome] += size
-
-    @rule()
-    def record(self) -> None:
-        rows = []
-        for own in self.teams:
-            here = window.open_windows(own.time_zone, self.now)
-            sizes = self.counted.get((own.key, here.day), [0] * 4)
-            rows.append(row(own, self.now, *sizes))
-            self.recorded[own.key, here.day] = [*sizes]
-            self.first.setdefault((own.key, here.day), self.now)
-        self.past.record(rows, self.now)
-        # What is too old, or recorded by a clock that was wrong, may be gone.
-        for key, day in [*self.recorded]:
-            here = window.open_windows(self.zones[key], self.first[key, day])
-            if here.end > self.now + DAY_S or here.start < self.now - history.DAYS * DAY_S:
-                del self.recorded[key, day]
-
-    @rule(minutes=st.integers(1, 40), size=st.integers(1, 999), which=st.integers(0, 15))
-    def go_on(self, minutes: int, size: int, which: int) -> None:
-        for _ in range(minutes):
-            self.count(MINUTE_S, size, which)
-            self.record()
-
-    @rule(seconds=st.integers(1, 20 * HOUR_S))
-    def put_the_clock_back(self, seconds: int) -> None:
-        self.now -= seconds
-
-    @rule(hours=st.integers(1, 60))
-    def stand_still(self, hours: int) -> None:
-        self.now += hours * HOUR_S
-
-    @rule()
-    def thin_out(self) -> None:
-        for _ in range(20):
-            self.record()
-
-    @rule(is_killed=st.booleans())
-    def restart(self, is_killed: bool) -> None:
-        if not is_killed:
-            self.past.close()
-        self.past = history.History(self.folder / "history.db")
-
-    @invariant()
-    def days_add_up(self) -> None:
-        for (key, day), sizes in self.recorded.items():
-            here = window.open_windows(self.zones[key], self.first[key, day])
-            assert here.day == day
-            for step_s in (MINUTE_S, 15 * MINUTE_S):
-                assert sums(self.past, key, here.start, here.end, step_s) == sizes
-
-
-TestDays = Days.TestCase
-TestDays.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
-
-
-@pytest.fixture
-def past(tmp_path: Path) -> history.History:
-    return history.History(tmp_path / "history.db")
 
 
 def test_a_point_has_the_usage_at_its_end_and_the_bytes_since_the_one_before(
@@ -314,13 +185,6 @@ def test_what_is_too_old_or_from_a_wrong_future_goes_little_by_little(tmp_path: 
     past.close()
 
 
-def query(path: Path, sql: str) -> list[tuple[int, ...]]:
-    db = sqlite3.connect(path)
-    found: list[tuple[int, ...]] = db.execute(sql).fetchall()
-    db.close()
-    return found
-
-
 def test_the_top_of_a_day_survives_restarts_and_ends_with_the_day(tmp_path: Path) -> None:
     past = history.History(tmp_path / "history.db")
     start = MIDNIGHT - DAY_S
@@ -395,222 +259,6 @@ def test_events_are_newest_first_and_bounded(past: history.History, tmp_path: Pa
     past.note(Event(NOON, "default/last", "Normal", "R", "t" * 5000))
     assert query(tmp_path / "history.db", "SELECT count(*) FROM events") == [(history.EVENTS,)]
     assert len(past.events(None, 1)[0].text) == history.EVENT_CHARACTERS
-
-
-KILLED = """
-import itertools, sys
-from pathlib import Path
-sys.path[:0] = sys.argv[2:]
-from dashboard import test_history as t
-past = t.history.History(Path(sys.argv[1]))
-for i in itertools.count(1):
-    now = t.NOON + i * t.MINUTE_S
-    rows = [t.row(t.team(f"team-{n}"), now, i * n) for n in range(50)]
-    past.record(rows, now, sizes=t.sizes({(t.KEY, "n", "a"): i}))
-    print(i, flush=True)
-"""
-
-
-@pytest.mark.parametrize("minutes", [1, 40])
-def test_a_process_killed_in_the_middle_loses_at_most_a_minute(
-    tmp_path: Path, minutes: int
-) -> None:
-    path = tmp_path / "history.db"
-    tests = Path(__file__).parent.parent
-    command = [sys.executable, "-c", KILLED, str(path), str(tests), str(tests.parent)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in itertools.islice(process.stdout, minutes):
-            last = int(line)
-        process.send_signal(signal.SIGKILL)
-        last = max([last, *map(int, process.stdout)])
-    past = history.History(path)
-    points = past.history("default/team-7", NOON, NOON + (last + 2) * MINUTE_S, 60)
-    assert len(points) in (last, last + 1)
-    assert all(one.forwarded == 7 for one in points)
-    assert query(path, "PRAGMA integrity_check") == [("ok",)]
-    now = NOON + (last + 2) * MINUTE_S
-    past.record([row(team("team-7"), now, 7 * (last + 2))], now)
-    assert sum(one.forwarded for one in past.history("default/team-7", NOON, now, 60)) == 7 * (
-        last + 2
-    )
-    past.close()
-
-
-def test_readers_see_whole_minutes_while_they_are_written(past: history.History) -> None:
-    teams = [team(f"team-{i}") for i in range(20)]
-    is_over = threading.Event()
-    found: list[int] = []
-    failed: list[BaseException] = []
-
-    def read(own: budget.Budget) -> None:
-        try:
-            seen = 0
-            while not is_over.is_set():
-                points = past.history(own.key, NOON, NOON + DAY_S // 2, 60)
-                total = sum(one.forwarded for one in points)
-                assert total == (points[-1].day_usage if points else 0)
-                assert total >= seen
-                seen = total
-            found.append(seen)
-        except BaseException as error:
-            failed.append(error)
-            raise
-
-    past.record([row(own, NOON, 0) for own in teams], NOON)
-    readers = [threading.Thread(target=read, args=(teams[i],)) for i in range(4)]
-    for reader in readers:
-        reader.start()
-    for i in range(1, 200):
-        now = NOON + i * MINUTE_S
-        past.record([row(own, now, i * 10) for own in teams], now)
-        past.note(Event(now, teams[0].key, "Normal", "R", "x"))
-    is_over.set()
-    for reader in readers:
-        reader.join()
-    assert not failed
-    assert len(found) == 4
-    past.close()
-
-
-def test_whoever_reads_for_long_is_not_waited_for(past: history.History, tmp_path: Path) -> None:
-    past.record([row(team(), NOON, 1)], NOON)
-    slow = sqlite3.connect(tmp_path / "history.db")
-    slow.execute("BEGIN")
-    assert slow.execute("SELECT count(*) FROM usage").fetchone() == (1,)
-    past.record([row(team(), NOON + 60, 2)], NOON + 60)
-    assert len(past.history(KEY, NOON - 60, NOON + 60, 60)) == 2
-    assert slow.execute("SELECT count(*) FROM usage").fetchone() == (1,)
-    slow.close()
-    past.close()
-
-
-def spoil(path: Path, how: str) -> None:
-    """Make a history of two hours, and then something else of it."""
-    past = history.History(path)
-    for i in range(120):
-        rows = [row(team(f"team-{n}"), NOON + i * MINUTE_S, i) for n in range(20)]
-        past.record([row(team(), NOON + i * MINUTE_S, i), *rows], NOON + i * MINUTE_S)
-    past.close()
-    content = bytearray(path.read_bytes())
-    if how == "text":
-        path.write_text("this is no database\n" * 1000)
-    elif how == "cut":
-        path.write_bytes(content[: len(content) // 3])
-    elif how == "holes":
-        content[4096:-4096] = random.Random(1).randbytes(len(content) - 8192)
-        path.write_bytes(content)
-    else:
-        db = sqlite3.connect(path)
-        if how == "newer":
-            db.execute("PRAGMA user_version = 99")
-        else:
-            path.unlink()
-            db.close()
-            db = sqlite3.connect(path)
-            db.execute("CREATE TABLE precious (x)")
-        db.commit()
-        db.close()
-
-
-@pytest.mark.parametrize("how", ["text", "cut", "holes", "newer", "foreign"])
-def test_a_file_that_cannot_be_trusted_is_set_aside_and_a_new_one_begun(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
-) -> None:
-    path = tmp_path / "history.db"
-    spoil(path, how)
-    before = path.read_bytes()
-    past = history.History(path)
-    now = NOON + 3 * HOUR_S
-    if how in ("text", "holes"):
-        with pytest.raises(errors.Unavailable, match=str(path)):
-            past.history(KEY, NOON, now, 60)
-    with caplog.at_level(logging.WARNING):
-        past.record([row(team(), now, 5)], now)
-    assert [one.forwarded for one in past.history(KEY, NOON, now, 60)] == [5]
-    assert (tmp_path / f"history.db.damaged-{now}").read_bytes()[:4096] == before[:4096]
-    assert [one.message for one in caplog.records if "damaged" in one.message] == [
-        one.message for one in caplog.records
-    ]
-    assert len(caplog.records) == 1
-    past.close()
-
-
-def test_no_more_than_a_few_damaged_files_are_kept(tmp_path: Path) -> None:
-    path = tmp_path / "history.db"
-    for i in range(6):
-        path.write_text("no database" * 100)
-        past = history.History(path)
-        past.record([row(team(), NOON + i * MINUTE_S, 5)], NOON + i * MINUTE_S)
-        past.close()
-    kept = sorted(one.name for one in tmp_path.glob("*damaged*"))
-    assert kept == [f"history.db.damaged-{NOON + i * MINUTE_S}" for i in (3, 4, 5)]
-
-
-def test_a_file_that_somebody_removes_is_begun_anew(past: history.History, tmp_path: Path) -> None:
-    past.record([row(team(), NOON, 5)], NOON)
-    (tmp_path / "history.db").unlink()
-    assert past.history(KEY, NOON - 60, NOON + 60, 60) == []
-    past.record([row(team(), NOON + 60, 7)], NOON + 60)
-    assert [one.forwarded for one in past.history(KEY, NOON - 60, NOON + 60, 60)] == [7]
-    past.close()
-
-
-def test_without_a_place_to_write_it_is_said_once_and_life_goes_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = tmp_path / "gone"
-    past = history.History(folder / "history.db")
-    with caplog.at_level(logging.INFO):
-        for i in range(3):
-            past.record([row(team(), NOON, 5)], NOON, sizes=sizes({(KEY, "n", "a"): i}))
-            past.note(Event(NOON, KEY, "Normal", "R", "x"))
-        assert len(caplog.records) == 1
-        assert str(folder / "history.db") in caplog.text
-        assert past.history(KEY, NOON - 60, NOON, 60) == []
-        assert past.top(KEY, NOON - 60, 5) == ([], [])
-        folder.mkdir()
-        past.record([row(team(), NOON, 5)], NOON, sizes=sizes({(KEY, "n", "a"): 7}))
-    assert "is written again" in caplog.records[1].message
-    assert past.history(KEY, NOON - 60, NOON, 60)[0].forwarded == 5
-    # What could not be written is in what comes after.
-    assert past.top(KEY, NOON - HOUR_S, 5)[0][0].size == 7
-    past.close()
-
-
-FULL_DISK = """
-import logging, resource, sys
-from pathlib import Path
-sys.path[:0] = sys.argv[2:]
-from dashboard import test_history as t
-logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-past = t.history.History(Path(sys.argv[1]))
-def record(minutes):
-    for i in minutes:
-        now = t.NOON + i * t.MINUTE_S
-        past.record([t.row(t.team(f"team-{n}"), now, i) for n in range(100)], now)
-record(range(1, 5))
-resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, resource.RLIM_INFINITY))
-record(range(5, 55))
-print(len(past.history("default/team-1", t.NOON, t.NOON + t.DAY_S // 4, 60)) < 54, flush=True)
-resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
-record([55, 56])
-print(sum(p.forwarded for p in past.history("default/team-1", t.NOON, t.NOON + t.DAY_S // 4, 60)))
-past.close()
-"""
-
-
-def test_a_full_disk_is_said_once_and_costs_points_but_no_bytes(tmp_path: Path) -> None:
-    """While it is full, what a checkpoint frees lets a minute pass now and then."""
-    tests = Path(__file__).parent.parent
-    path = str(tmp_path / "history.db")
-    command = [sys.executable, "-c", FULL_DISK, path, str(tests), str(tests.parent)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    full, again, is_short, size = done.stdout.splitlines()
-    assert f"{path} cannot be written" in full
-    assert (is_short, size) == ("True", "56")
-    assert "is written again" in again
-    assert done.stderr == ""
 
 
 def test_each_part_of_the_past_may_be_kept_by_somebody_else(past: history.History) -> None:
