@@ -11,7 +11,8 @@ import hypothesis
 import pytest
 import twins
 from cluster.harness import Cluster
-from harness import Loki, Sluice, Upstream, running, write_budgets
+from harness import Sluice, Upstream, running, write_budgets
+from loki.harness import Loki
 from monitoring.harness import program
 from servers import build
 
@@ -74,7 +75,7 @@ def core(request: pytest.FixtureRequest) -> ModuleType:
 
 @pytest.fixture(scope="session")
 def loki(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loki]:
-    """The real Loki, a `harness.Loki`, one for the whole run: tests use tenants of their own."""
+    """The real Loki, a `loki.harness.Loki`, one for the whole run: tests use their own tenants."""
     server = Loki(tmp_path_factory.mktemp("loki"), need("loki"))
     with running(server):
         yield server

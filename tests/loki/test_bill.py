@@ -2,7 +2,7 @@
 
 import pytest
 import shippers
-from harness import Loki
+from loki.harness import Loki
 
 pytestmark = pytest.mark.loki
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import shippers
-from harness import Loki, Sluice, budget
+from harness import Sluice, budget
+from loki.harness import Loki
 
 pytestmark = pytest.mark.loki
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import pytest
 import shippers
-from harness import Loki, Reply, Sluice, budget
+from harness import Reply, Sluice, budget
+from loki.harness import Loki
 from shippers import Entry, Push, Stream
 
 pytestmark = [pytest.mark.loki, pytest.mark.slow]
