@@ -209,11 +209,16 @@ def stop_the_api_server(scene: Scene) -> None:
         print(f"{server.folder.name}: {made} calls in {lasted_s:.1f} s of no API server")
         assert max(made) < lasted_s, server.tail()
     assert len(scene.kubelet.exits_of(first)) > ends[first], "it led on without a lease"
-    wait_until(lambda: relists(scene) > lists, "who watched has listed anew", RECOVERY_S)
+    # A sum would miss it: the agent that was started anew begins at 0.
+    wait_until(
+        lambda: any(now > lists[agent] for agent, now in relists(scene).items()),
+        f"who watched has listed anew: {list(lists.values())} before",
+        RECOVERY_S,
+    )
 
 
-def relists(scene: Scene) -> float:
-    return sum(agent.metric("tco_api_relists_total") for agent in scene.agents)
+def relists(scene: Scene) -> dict[Agent, float]:
+    return {agent: agent.metric("tco_api_relists_total") for agent in scene.agents}
 
 
 def settle(scene: Scene) -> None:
