@@ -138,7 +138,9 @@ def test_what_is_no_team_budget_is_refused(text: str) -> None:
         ('"\\UFFFFFFFF"', r"not YAML: "),
         ("a\n\x00", r"^line 2: character '\\x00' is not allowed"),
         ("\ud800", r"^line 1: character '\\ud800' is not allowed"),
-        ("[" * 1_000_000, r"^line 1: nested deeper than 64 levels"),
+        ("[" * 500, r"^line 1: nested deeper than 64 levels"),
+        # libyaml 0.2.6 looks ahead, and has a limit of its own.
+        ("[" * 1_000_000, r"^line 1(: nested deeper than 64 levels|.*maximum nesting depth$)"),
         ("{a: " * 1_000_000, r"^line 1: nested deeper than 64 levels"),
         ("- " * 1_000_000, r"^line 1: nested deeper than 64 levels"),
     ],
