@@ -1,5 +1,6 @@
 """The two processes of a control plane, as tests run them: etcd and kube-apiserver."""
 
+import base64
 import contextlib
 import http.client
 import json
@@ -49,7 +50,12 @@ class Etcd(Server):
         return reply.json
 
     def compact(self) -> int:
-        """Forget all that was before the present revision, and return that."""
+        """Forget all that was before the present revision, and return that.
+
+        It is one that no watch has seen: a new API server takes up a watch that saw the last write
+        before it began, and then there is nothing to be listed anew.
+        """
+        self.ask("/v3/kv/put", {"key": base64.b64encode(b"compacted").decode(), "value": ""})
         revision = int(self.ask("/v3/maintenance/status", {})["header"]["revision"])
         self.ask("/v3/kv/compaction", {"revision": str(revision), "physical": True})
         return revision
