@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -30,31 +32,39 @@ def is_free(listen: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_the_demo_ends_in_order_when_it_is_told_to_stop(tmp_path, number):
+@contextlib.contextmanager
+def demoing(log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A demo that serves, in a session of its own; what it shows goes to `log`."""
     listen = f"127.0.0.1:{free_port()}"
-    with (tmp_path / "demo.log").open("wb") as log:
+    with log.open("wb") as out:
         demo = subprocess.Popen(
             [
                 *(sys.executable, "-m", "sluice", "demo"),
                 *("--listen", listen, "--dashboard-listen", "127.0.0.1:0"),
             ],
             cwd=TESTS.parent,
-            stdout=log,
-            stderr=log,
+            stdout=out,
+            stderr=out,
             start_new_session=True,
         )
     try:
         wait_until(lambda: not is_free(listen), "the demo serves")
-        family = [psutil.Process(demo.pid), *psutil.Process(demo.pid).children(recursive=True)]
-        os.killpg(demo.pid, number)
-        assert demo.wait(15) == 0
-        assert not psutil.wait_procs(family, timeout=5)[1]
+        yield demo
     finally:
         if demo.poll() is None:
             demo.kill()
             demo.wait()
-    assert "Traceback" not in (tmp_path / "demo.log").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_demo_ends_in_order_when_it_is_told_to_stop(tmp_path, number):
+    log = tmp_path / "demo.log"
+    with demoing(log) as demo:
+        family = [psutil.Process(demo.pid), *psutil.Process(demo.pid).children(recursive=True)]
+        os.killpg(demo.pid, number)
+        assert demo.wait(15) == 0
+        assert not psutil.wait_procs(family, timeout=5)[1]
+    assert "Traceback" not in log.read_text()
 
 
 def test_the_demo_says_so_when_its_port_is_taken():
@@ -84,28 +94,13 @@ def test_what_is_set_for_a_run_in_earnest_is_not_for_the_demo():
 
 
 def test_the_demo_ends_when_what_it_shows_has_ended(tmp_path):
-    listen = f"127.0.0.1:{free_port()}"
-    with (tmp_path / "demo.log").open("wb") as log:
-        demo = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "sluice", "demo"),
-                *("--listen", listen, "--dashboard-listen", "127.0.0.1:0"),
-            ],
-            cwd=TESTS.parent,
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        wait_until(lambda: not is_free(listen), "the demo serves")
-        wait_until(lambda: "checkout" in (tmp_path / "demo.log").read_text(), "it shows teams")
+    log = tmp_path / "demo.log"
+    with demoing(log) as demo:
+        wait_until(lambda: "checkout" in log.read_text(), "it shows teams")
         (run,) = psutil.Process(demo.pid).children()
         run.kill()
         assert demo.wait(15) == 1
-    finally:
-        if demo.poll() is None:
-            demo.kill()
-            demo.wait()
-    assert "sluice demo: its sluice run ended, with -9" in (tmp_path / "demo.log").read_text()
+    assert "sluice demo: its sluice run ended, with -9" in log.read_text()
 
 
 def test_the_demo_has_to_know_its_port():
