@@ -13,22 +13,27 @@ THOUSAND, FIGURES = 1000, 3
 GIB = 2**30
 FULL_TENTHS, TEN = 1000, 10
 CENTS = 100
+# How many digits follow, in a key that sorts.
+LENGTHS = [f"{digits:02}" for digits in range(100)]
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
 NONE = "\N{EN DASH}"
 
 
 def unit_of(size: int) -> int:
     """The power of 1000 in which a size has one to three digits before its point."""
-    return min((len(str(abs(size))) - 1) // FIGURES, len(UNITS) - 1)
+    return min((len(str(size)) - 1) // FIGURES, len(UNITS) - 1)
 
 
 def bytes_text(size: int) -> str:
     """A size in three figures: "12.3 MB"."""
-    power = unit_of(size)
+    power, digits = unit_of(size), str(size)
     if power == 0:
         return f"{size} B"
-    places = max(0, FIGURES * (power + 1) - len(str(size)))
-    return f"{decimal(size * TEN**places // THOUSAND**power, places)} {UNITS[power]}"
+    # Digits that are cut off are rounded down. A page has three thousand sizes: no division.
+    point = len(digits) - FIGURES * power
+    if point >= FIGURES:
+        return f"{int(digits[:point]):,} {UNITS[power]}"
+    return f"{digits[:point]}.{digits[point:FIGURES]} {UNITS[power]}"
 
 
 def decimal(number: int, places: int) -> str:
@@ -46,12 +51,13 @@ def exact(size: int) -> str:
 
 def percent(tenths: int) -> str:
     """Tenths of a percent: "81.2 %"."""
-    return f"{decimal(tenths, 1)} %"
+    return f"{tenths // TEN:,}.{tenths % TEN} %"
 
 
 def bar(tenths: int) -> str:
     """The filled part of a bar in percent, from 0.0 to 100.0."""
-    return decimal(min(max(0, tenths), FULL_TENTHS), 1)
+    filled = min(max(0, tenths), FULL_TENTHS)
+    return f"{filled // TEN}.{filled % TEN}"
 
 
 def share(part: int, whole: int) -> int:
@@ -62,7 +68,7 @@ def share(part: int, whole: int) -> int:
 def order(number: int) -> str:
     """A key that sorts as text like a number >= 0 does, whatever its size."""
     digits = str(number)
-    return f"{len(digits):02}{digits}"
+    return LENGTHS[len(digits)] + digits
 
 
 def cost_of(size: int, per_gib: float) -> Fraction:

@@ -124,9 +124,9 @@ class Row:
 
     def window_action(self, kind: int) -> policy.Action:
         """What that entry would get if there were only the day (kind 0) or the month (1)."""
-        entries, size = self.usage.today[columns.RECEIVED : columns.RECEIVED + 2]
-        mean = max(1, size // entries) if entries else 1
-        used = (self.usage.day, self.usage.month)[kind]
+        entries, size = self.usage.today[columns.RECEIVED], self.usage.today[columns.RECEIVED + 1]
+        mean = (size // entries or 1) if entries else 1
+        used = self.usage.month if kind else self.usage.day
         room = self.room[kind] if self.room else ledger.alone(self.budget, kind, 0)
         return policy.within(used + mean, *room)
 

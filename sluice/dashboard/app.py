@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 
 import sluice
 from sluice import api, auth, errors, metrics, source
-from sluice.dashboard import assets, board, panel, snapshot, views
+from sluice.dashboard import assets, board, panel, rows, snapshot, views
 
 log = logging.getLogger("sluice.dashboard")
 
@@ -37,7 +37,7 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
 BOARD = "sluice.board"
-TEMPLATES = ("overview.html", "team.html", "error.html")
+ROW, TEMPLATES = "row.html", ("overview.html", "team.html", "error.html")
 MACHINES = ("/api/", "/ready", "/metrics", "/openapi.json", "/live", "/static/")
 
 
@@ -70,7 +70,7 @@ def create_app(
     app.extensions[BOARD] = shown
     counters = metrics.Metrics(*collectors)
     app.register_blueprint(api.blueprint(origin, clock, status))
-    app.register_blueprint(pages(origin, shown))
+    app.register_blueprint(pages(origin, shown, rows.Rows(app.jinja_env.get_template(ROW))))
     app.add_url_rule("/metrics", "metrics", counters.response)
     app.context_processor(lambda: {"note": title_note, "version": sluice.__version__})
     api.errors_as_json(app, log, counters)
@@ -85,7 +85,7 @@ def board_of(app: flask.Flask) -> board.Board:
     return found
 
 
-def pages(origin: source.Source, shown: board.Board) -> flask.Blueprint:
+def pages(origin: source.Source, shown: board.Board, table: rows.Rows) -> flask.Blueprint:
     """What people look at."""
     routes = flask.Blueprint("pages", __name__)
 
@@ -99,8 +99,14 @@ def pages(origin: source.Source, shown: board.Board) -> flask.Blueprint:
     @routes.get("/")
     def overview() -> str:
         now = shown.snapshot()
+        has_cost = now.totals["cost"] != ""
         return flask.render_template(
-            "overview.html", lines=now.lines, totals=now.totals, mark=shown.mark(now)
+            "overview.html",
+            rows=table.of(now.lines, has_cost=has_cost),
+            empty_row=table.empty(has_cost=has_cost),
+            has_cost=has_cost,
+            totals=now.totals,
+            mark=shown.mark(now),
         )
 
     @routes.get("/teams/<namespace>/<name>")

@@ -63,7 +63,7 @@ class Snapshot:
             and known is not None
             and known.outlook is team.outlook
             and known.per_gib == team.per_gib
-            and before.now // views.MINUTE_S == self.now // views.MINUTE_S
+            and (team.spent is None or before.now // views.MINUTE_S == self.now // views.MINUTE_S)
             and views.is_same(known.row, team.row)
         ):
             return before.lines[key]

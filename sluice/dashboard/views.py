@@ -24,13 +24,18 @@ MINUTE_S = texts.MINUTE_S
 STALE_S = 180.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Team:
     """What is known of a team at a moment; `per_gib` is what a GiB costs, if anything."""
 
     row: usage.Row
     outlook: forecast.Outlook | None
     per_gib: float | None
+
+    @functools.cached_property
+    def actions(self) -> tuple[Action, Action]:
+        """What its next entry would get by the day's limit, and by the month's."""
+        return self.row.window_action(DAY), self.row.window_action(MONTH)
 
     @property
     def today(self) -> dict[str, dict[str, int]]:
@@ -53,9 +58,10 @@ class Team:
         """When the first of its limits will be spent, and which; None: in no open window."""
         if self.outlook is None:
             return None
-        moments = (self.outlook.day, self.outlook.month)
-        known = [(moment, kind) for kind, moment in enumerate(moments) if moment is not None]
-        return min(known, default=None)
+        day, month = self.outlook.day, self.outlook.month
+        if month is not None and (day is None or month < day):
+            return month, MONTH
+        return None if day is None else (day, DAY)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -73,10 +79,14 @@ def line(team: Team, currency: str = "") -> Line:
     """A team's row in the overview, and in `sort` the keys of its columns after the first."""
     row, own, outlook = team.row, team.row.budget, team.outlook
     spent, cut, cost = team.spent, team.cut, team.month_cost
-    actions = row.window_action(DAY), row.window_action(MONTH)
+    actions, action = team.actions, max(team.actions)
     day, month = usage.tenths(row.day, own.daily_limit), _month_tenths(row)
+    day_text, day_bar, day_action, day_exact = _bar(row.day, own.daily_limit, actions[DAY])
+    month_text, month_bar, month_action, month_exact = _bar(
+        row.month, own.monthly_limit, actions[MONTH]
+    )
     keys = (
-        f"{max(actions):d}{texts.order(max(day, month or 0))}",
+        f"{action:d}{texts.order(max(day, month or 0))}",
         texts.order(day),
         texts.order(row.day),
         LAST if month is None else texts.order(month),
@@ -90,11 +100,17 @@ def line(team: Team, currency: str = "") -> Line:
         "name": own.name,
         "namespace": own.namespace,
         "href": href(own.namespace, own.name),
-        "action": max(actions).word,
+        "action": action.word,
         "dry": "dry run" if own.dry_run else "",
-        **_bar("day", row.day, own.daily_limit, actions[DAY]),
+        "day": day_text,
+        "dayBar": day_bar,
+        "dayAction": day_action,
+        "dayExact": day_exact,
         "used": f"{texts.bytes_text(row.day)} of {texts.bytes_text(own.daily_limit)}",
-        **_bar("month", row.month, own.monthly_limit, actions[MONTH]),
+        "month": month_text,
+        "monthBar": month_bar,
+        "monthAction": month_action,
+        "monthExact": month_exact,
         "rate": "" if outlook is None else texts.rate(outlook.rate),
         "trend": "" if outlook is None else outlook.trend,
         "spent": texts.NONE if spent is None else _spent_briefly(row, *spent),
@@ -107,22 +123,14 @@ def line(team: Team, currency: str = "") -> Line:
     }
 
 
-def _bar(name: str, used: int, limit: int | None, action: Action) -> Line:
-    """A window's bar: its percent, its width, its colour and its bytes."""
+def _bar(used: int, limit: int | None, action: Action) -> tuple[str, str, str, str]:
+    """A window's bar: its percent, its width, its colour and its bytes; without a limit, none."""
     if limit is None:
-        return {
-            name: texts.bytes_text(used),
-            f"{name}Bar": "",
-            f"{name}Action": action.word,
-            f"{name}Exact": f"{texts.exact(used)}, no limit",
-        }
+        word = f"{action.word} none"
+        return texts.bytes_text(used), "0", word, f"{texts.exact(used)}, no limit"
     tenths = usage.tenths(used, limit)
-    return {
-        name: texts.percent(tenths),
-        f"{name}Bar": texts.bar(tenths),
-        f"{name}Action": action.word,
-        f"{name}Exact": f"{used:,} of {texts.exact(limit)}",
-    }
+    exact = f"{used:,} of {texts.exact(limit)}"
+    return texts.percent(tenths), texts.bar(tenths), action.word, exact
 
 
 def _month_tenths(row: usage.Row) -> int | None:
@@ -155,10 +163,10 @@ def detail(team: Team, currency: str = "") -> Line:
         "dry": "Dry run: nothing is thinned out or dropped; this is what would be."
         if own.dry_run
         else "",
-        **_bar("day", row.day, own.daily_limit, row.window_action(DAY)),
+        **_named("day", _bar(row.day, own.daily_limit, team.actions[DAY])),
         "used": f"{texts.bytes_text(row.day)} of {texts.bytes_text(own.daily_limit)}",
         "dayEnds": f"ends {clock.near(windows.end, now)}, {texts.until(windows.end - now)}",
-        **_bar("month", row.month, own.monthly_limit, row.window_action(MONTH)),
+        **_named("month", _bar(row.month, own.monthly_limit, team.actions[MONTH])),
         "monthUsed": _month_used(row),
         "monthEnds": f"ends {clock.near(windows.month_end, now)},"
         f" {texts.until(windows.month_end - now)}",
@@ -182,6 +190,10 @@ def detail(team: Team, currency: str = "") -> Line:
             "perGib": texts.cost(Fraction(repr(team.per_gib)), currency),
         }
     return found
+
+
+def _named(name: str, bar: tuple[str, str, str, str]) -> Line:
+    return dict(zip((name, f"{name}Bar", f"{name}Action", f"{name}Exact"), bar, strict=True))
 
 
 def _updated(row: usage.Row, clock: texts.Clock) -> str:
@@ -259,7 +271,7 @@ def totals(teams: Iterable[Team], now: float, currency: str = "") -> Line:
         used += team.row.day
         limit += team.row.budget.daily_limit
         cut += team.cut
-        actions[team.row.action] += 1
+        actions[max(team.actions)] += 1
         if team.per_gib is not None:
             money = (money or Fraction()) + (team.month_cost or 0)
     return {

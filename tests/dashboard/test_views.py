@@ -87,7 +87,7 @@ def test_the_colour_follows_the_action_and_not_the_percent():
     line = views.line(team(day=999_990, limit=1_000_000, entries=10))
     assert line["day"] == "99.9 %"
     assert line["action"] == line["dayAction"] == "drop"
-    assert line["monthAction"] == "allow"
+    assert line["monthAction"] == "allow none"
 
 
 def test_every_byte_of_the_largest_limit_is_there():

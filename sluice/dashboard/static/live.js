@@ -52,14 +52,12 @@ export function put(node, text) {
   if (node && node.textContent !== text) node.textContent = text;
 }
 
-/** Fill a bar up to a width in percent; "" where there is no limit, and so no bar. */
+/** Fill a bar up to a width in percent. */
 export function widen(svg, width) {
-  svg.firstElementChild.setAttribute("width", `${width || 0}%`);
-  svg.classList.toggle("none", !width);
+  svg.firstElementChild.setAttribute("width", `${width}%`);
 }
 
-/** Give a bar the colour of an action. */
+/** Give a bar the colour of an action; "none" beside it where there is no limit, and so no bar. */
 export function paint(svg, action) {
-  svg.classList.remove("allow", "throttle", "drop");
-  svg.classList.add(action);
+  svg.setAttribute("class", `bar ${action}`);
 }
