@@ -8,7 +8,7 @@ import time
 
 from harness import budget
 
-from sluice import Budget, Gate, forecast, settings, source, usage
+from sluice import Budget, Gate, chores, forecast, settings, source, usage
 from sluice.dashboard import app, server
 
 OBSERVE_S = 15.0
@@ -43,7 +43,7 @@ def main() -> None:
         gate.evaluate(some, [123_456] * len(some), now=time.time())
         if time.monotonic() - observed > OBSERVE_S:
             observed = time.monotonic()
-            outlooks.observe(usage.rows(gate.ledger, time.time()))
+            outlooks.observe(chores.paced(usage.rows(gate.ledger, time.time())))
     running.stop()
 
 

@@ -1,5 +1,6 @@
 """The dashboard's HTTP: pages, what is live on them, the REST API. Only GET; it changes nothing."""
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -37,6 +38,8 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
 BOARD = "sluice.board"
+# Where the overview's rows belong.
+ROWS = "\0"
 ROW, TEMPLATES = "row.html", ("overview.html", "team.html", "error.html")
 MACHINES = ("/api/", "/ready", "/metrics", "/openapi.json", "/live", "/static/")
 
@@ -97,17 +100,19 @@ def pages(origin: source.Source, shown: board.Board, table: rows.Rows) -> flask.
         return now, team
 
     @routes.get("/")
-    def overview() -> str:
+    def overview() -> flask.Response:
         now = shown.snapshot()
         has_cost = now.totals["cost"] != ""
-        return flask.render_template(
+        head, _, tail = flask.render_template(
             "overview.html",
-            rows=table.of(now.lines, has_cost=has_cost),
+            rows=ROWS if now.teams else "",
             empty_row=table.empty(has_cost=has_cost),
             has_cost=has_cost,
             totals=now.totals,
             mark=shown.mark(now),
-        )
+        ).partition(ROWS)
+        pieces = itertools.chain([head], table.pieces(now, has_cost=has_cost), [tail])
+        return flask.Response(pieces, mimetype="text/html")
 
     @routes.get("/teams/<namespace>/<name>")
     def team_page(namespace: str, name: str) -> str:

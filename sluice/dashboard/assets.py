@@ -5,6 +5,8 @@ import gzip
 import hashlib
 import importlib.util
 import mimetypes
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import flask
@@ -15,7 +17,7 @@ STATIC = Path(__file__).parent / "static"
 PLOTLY = "plotly.min.js"
 # Below this a compressed answer saves no packet.
 LEAST_BYTES = 1400
-GZIP_FAST = 1
+GZIP_FAST, GZIP_HEADER = 1, 16
 
 
 class NoAsset(errors.SluiceError):
@@ -68,14 +70,30 @@ def response(name: str) -> flask.Response:
 def compress(made: flask.Response) -> None:
     """Pack a page or a piece of JSON, if the browser takes it."""
     if (
-        made.is_streamed
-        or made.direct_passthrough
+        made.direct_passthrough
         or made.mimetype not in ("text/html", "application/json")
         or "Content-Encoding" in made.headers
-        or len(made.get_data()) < LEAST_BYTES
+        or (not made.is_streamed and len(made.get_data()) < LEAST_BYTES)
     ):
         return
     made.headers.add("Vary", "Accept-Encoding")
     if flask.request.accept_encodings["gzip"]:
-        made.set_data(gzip.compress(made.get_data(), GZIP_FAST, mtime=0))
         made.headers["Content-Encoding"] = "gzip"
+        if made.is_streamed:
+            made.response = _packed(made.iter_encoded())
+        else:
+            made.set_data(gzip.compress(made.get_data(), GZIP_FAST, mtime=0))
+
+
+def _packed(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The pieces as gzip; the first one is all there when it arrives."""
+    packing = zlib.compressobj(GZIP_FAST, wbits=zlib.MAX_WBITS | GZIP_HEADER)
+    is_first = True
+    for piece in pieces:
+        packed = packing.compress(piece)
+        if is_first:
+            packed += packing.flush(zlib.Z_SYNC_FLUSH)
+            is_first = False
+        if packed:
+            yield packed
+    yield packing.flush()

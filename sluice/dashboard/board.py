@@ -92,10 +92,16 @@ class Board:
             if last is not None and time.monotonic() - last.taken < TICK_S:
                 return last
             made = self._read(last)
+            change = None
+            if last is not None and self._listeners:
+                change = Change(made.number, last.lines, made.lines)
             with self._news:
                 self._last = made
-                if last is not None:
-                    self._changes.append(Change(made.number, last.lines, made.lines))
+                if change is None:
+                    # Nobody asks for them, and the next one will not follow on the last.
+                    self._changes.clear()
+                else:
+                    self._changes.append(change)
                 self._news.notify_all()
             return made
 

@@ -1,15 +1,23 @@
-"""Rows: the overview's table as HTML. A row is made anew only where its line is another one."""
+"""Rows: the overview's table as HTML, in pieces, so that a browser begins before all is made.
+
+A row is made anew only where its line is another one.
+"""
 
 import collections
 import html
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator
 
 import jinja2
 import markupsafe
 
 from sluice.dashboard import views
+from sluice.dashboard.snapshot import Snapshot
 
 Made = tuple[views.Line, str]
+
+# A piece of a page.
+ROWS = 50
 
 
 class Rows:
@@ -25,20 +33,21 @@ class Rows:
         self._patterns = {
             has_cost: template.render(has_cost=has_cost) for has_cost in (False, True)
         }
-        self._kept: tuple[bool, dict[str, Made]] = (False, {})
+        self._kept: tuple[str, dict[str, Made]] = ("", {})
 
-    def of(self, lines: Mapping[str, views.Line], *, has_cost: bool) -> markupsafe.Markup:
-        """The lines by key, in their order."""
+    def pieces(self, shown: Snapshot, *, has_cost: bool) -> Iterator[str]:
+        """The rows of a snapshot's teams, in their order, a few at a time."""
+        pattern = self._patterns[has_cost]
         # Replaced whole: two who ask at once make the same rows twice, and no harm.
-        kept_cost, kept = self._kept
-        if kept_cost is not has_cost:
-            kept = {}
-        pattern, made = self._patterns[has_cost], {}
-        for key, line in lines.items():
-            known = kept.get(key)
-            made[key] = known if known and known[0] is line else (line, _row(pattern, key, line))
-        self._kept = has_cost, made
-        return markupsafe.Markup("\n".join(row for _, row in made.values()))
+        kept_pattern, kept = self._kept
+        known, made = kept if kept_pattern is pattern else {}, {}
+        keys = iter(shown.teams)
+        while some := list(itertools.islice(keys, ROWS)):
+            for key in some:
+                line, row = shown.line(key), known.get(key)
+                made[key] = row if row and row[0] is line else (line, _row(pattern, key, line))
+            yield "\n".join(made[key][1] for key in some)
+        self._kept = pattern, made
 
     def empty(self, *, has_cost: bool) -> markupsafe.Markup:
         """A row without texts, for the browser to copy."""

@@ -30,13 +30,15 @@ class Change:
 
 
 class Snapshot:
-    """All teams at a moment.
+    """All teams at a moment. A team's line is made when somebody asks for it first.
 
     Attributes:
         number: one more than that of the snapshot before.
         taken: when, on the monotonic clock; `now` is the same in epoch seconds.
-        teams, lines: by key, the lines in the order of the overview: fullest first.
+        teams: by key, in the order of the overview before anybody sorts it: fullest first.
         totals: the line above the table.
+
+    Threads: any number.
     """
 
     def __init__(
@@ -47,27 +49,39 @@ class Snapshot:
         currency: str,
     ) -> None:
         self.number: int = before.number + 1 if before else 0
-        self.teams, self.now, self.taken = teams, now, time.monotonic()
+        self.now, self.taken = now, time.monotonic()
+        self.teams = dict(
+            sorted(sorted(teams.items()), key=lambda item: views.fullness(item[1]), reverse=True)
+        )
         self._currency = currency
-        lines = [(key, self._line(before, key, teams[key])) for key in sorted(teams)]
-        self.lines = dict(sorted(lines, key=_fullness, reverse=True))
+        # It does not keep the snapshot before: that has one before, too.
+        self._lines = {} if before is None else self._unchanged(before)
         self.totals = views.totals(teams.values(), now, currency)
         self._encoded: dict[str, bytes] = {}
         self._encoding = threading.Lock()
 
-    def _line(self, before: "Snapshot | None", key: str, team: views.Team) -> views.Line:
-        """A team's line; the one it had where nothing in it can have changed."""
-        known = before.teams.get(key) if before else None
-        if (
-            before is not None
-            and known is not None
-            and known.outlook is team.outlook
-            and known.per_gib == team.per_gib
-            and (team.spent is None or before.now // views.MINUTE_S == self.now // views.MINUTE_S)
-            and views.is_same(known.row, team.row)
-        ):
-            return before.lines[key]
-        return views.line(team, self._currency)
+    def _unchanged(self, before: "Snapshot") -> dict[str, views.Line]:
+        """The lines of before that can say nothing else now."""
+        same_minute = before.now // views.MINUTE_S == self.now // views.MINUTE_S
+        return {
+            key: line
+            for key, line in list(before._lines.items())
+            if (team := self.teams.get(key))
+            and (same_minute or team.spent is None)
+            and views.is_same(before.teams[key], team)
+        }
+
+    def line(self, key: str) -> views.Line:
+        """A team's line: the same object each time."""
+        found = self._lines.get(key)
+        if found is None:
+            found = self._lines.setdefault(key, views.line(self.teams[key], self._currency))
+        return found
+
+    @property
+    def lines(self) -> dict[str, views.Line]:
+        """All lines by key."""
+        return {key: self.line(key) for key in self.teams}
 
     def everything(self) -> bytes:
         """All lines, as JSON."""
@@ -94,8 +108,3 @@ class Snapshot:
             if found is None:
                 found = self._encoded[name] = json.dumps(make()).encode()
             return found
-
-
-def _fullness(item: tuple[str, views.Line]) -> str:
-    """The key of the overview's order before anybody sorts it: by action, then by percent."""
-    return item[1]["sort"].partition(" ")[0]

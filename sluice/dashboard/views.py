@@ -86,7 +86,7 @@ def line(team: Team, currency: str = "") -> Line:
         row.month, own.monthly_limit, actions[MONTH]
     )
     keys = (
-        f"{action:d}{texts.order(max(day, month or 0))}",
+        fullness(team),
         texts.order(day),
         texts.order(row.day),
         LAST if month is None else texts.order(month),
@@ -121,6 +121,12 @@ def line(team: Team, currency: str = "") -> Line:
         "cost": texts.NONE if cost is None else texts.cost(cost, currency),
         "sort": " ".join(keys),
     }
+
+
+def fullness(team: Team) -> str:
+    """The key of a team's place in the overview before anybody sorts it: action, then percent."""
+    day, month = usage.tenths(team.row.day, team.row.budget.daily_limit), _month_tenths(team.row)
+    return f"{max(team.actions):d}{texts.order(max(day, month or 0))}"
 
 
 def _bar(used: int, limit: int | None, action: Action) -> tuple[str, str, str, str]:
@@ -293,10 +299,11 @@ def problems(count: int) -> str:
     return f"{count:,} problem{'s' * (count > 1)} with budgets: not all that was written holds."
 
 
-def is_same(before: usage.Row, after: usage.Row) -> bool:
-    """Whether two rows of a team differ in nothing but the moment."""
-    return _facts(before) == _facts(after)
+def is_same(before: Team, after: Team) -> bool:
+    """Whether what is known of a team differs in nothing but the moment."""
+    return before.outlook is after.outlook and _facts(before) == _facts(after)
 
 
-def _facts(row: usage.Row) -> tuple[object, ...]:
-    return row.usage, row.budget, row.windows, row.elsewhere, row.room
+def _facts(team: Team) -> tuple[object, ...]:
+    row = team.row
+    return row.usage, row.budget, row.windows, row.elsewhere, row.room, team.per_gib

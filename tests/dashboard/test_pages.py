@@ -217,19 +217,6 @@ def test_before_there_are_budgets_the_page_says_so():
     assert '<p id="empty" hidden' not in text
 
 
-def test_a_thousand_teams_are_on_one_page_packed_for_the_way():
-    now = time.time()
-    teams = Teams([row(f"team-{i:04}", now=now, day=i) for i in range(1000)])
-    reply = (
-        site(origin_of(teams, now))
-        .test_client()
-        .get("/", headers={**HTML, "Accept-Encoding": "gzip"})
-    )
-    assert len(reply.data) < 200_000
-    text = gzip.decompress(reply.data).decode()
-    assert text.count("<tr data-key") == 1001
-
-
 def test_the_api_and_the_metrics_are_here_too(client):
     assert {one["name"] for one in client.get("/api/teams").json["teams"]} == {"shop", "cart"}
     assert client.get("/ready").status_code == 200

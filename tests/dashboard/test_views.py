@@ -308,7 +308,10 @@ def test_without_records_every_part_says_so():
         assert "keeps no history" in found[part]["missing"]
 
 
-def test_rows_that_differ_in_the_moment_only_are_the_same():
-    one = row(now=NOW, day=5)
-    assert views.is_same(one, dataclasses.replace(one, now=NOW + 1))
-    assert not views.is_same(one, row(now=NOW, day=6))
+def test_teams_that_differ_in_the_moment_only_are_the_same():
+    one, foreseen = row(now=NOW, day=5), outlook()
+    team = views.Team(one, foreseen, 0.5)
+    assert views.is_same(team, views.Team(dataclasses.replace(one, now=NOW + 1), foreseen, 0.5))
+    assert not views.is_same(team, views.Team(row(now=NOW, day=6), foreseen, 0.5))
+    assert not views.is_same(team, views.Team(one, outlook(), 0.5))
+    assert not views.is_same(team, views.Team(one, foreseen, 0.25))
