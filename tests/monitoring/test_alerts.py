@@ -52,8 +52,8 @@ def test_a_spent_budget_is_told_by_namespace_and_taken_back_when_it_is_raised(
             for name in ("shop", "search", "calm"):
                 send(server, name, seed=1)
             assert server.teams()["shop"]["action"] == "drop"
-            # Short of its limit by less than a line, as everything that is spent.
-            assert server.teams()["shop"]["currentUsage"] < 20_000
+            # Short of its limit by less than a line, as all that is spent; by chance, by none.
+            assert server.teams()["shop"]["currentUsage"] <= 20_000
 
             def grouped() -> set[str]:
                 told = receiver.told("SluiceBudgetExceeded", "firing")
