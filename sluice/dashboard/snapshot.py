@@ -61,14 +61,11 @@ class Snapshot:
         self._encoding = threading.Lock()
 
     def _unchanged(self, before: "Snapshot") -> dict[str, views.Line]:
-        """The lines of before that can say nothing else now."""
-        same_minute = before.now // views.MINUTE_S == self.now // views.MINUTE_S
+        """The lines of the snapshot before whose texts are still true."""
         return {
             key: line
             for key, line in list(before._lines.items())
-            if (team := self.teams.get(key))
-            and (same_minute or team.spent is None)
-            and views.is_same(before.teams[key], team)
+            if (team := self.teams.get(key)) and views.reads_the_same(before.teams[key], team)
         }
 
     def line(self, key: str) -> views.Line:

@@ -299,9 +299,26 @@ def problems(count: int) -> str:
     return f"{count:,} problem{'s' * (count > 1)} with budgets: not all that was written holds."
 
 
-def is_same(before: Team, after: Team) -> bool:
-    """Whether what is known of a team differs in nothing but the moment."""
-    return before.outlook is after.outlook and _facts(before) == _facts(after)
+def reads_the_same(before: Team, after: Team) -> bool:
+    """Whether line() gives the same texts for a team at two moments."""
+    return (
+        before.outlook is after.outlook
+        and _facts(before) == _facts(after)
+        and _countdown(before) == _countdown(after)
+    )
+
+
+def _countdown(team: Team) -> tuple[bool, int] | None:
+    """Whether the limit is spent, and the whole minutes until then; None without a forecast.
+
+    A line says how much time is left, so its text changes when that crosses a minute, at any
+    second of the clock. Dates change only with the window, which is among the facts.
+    """
+    spent = team.spent
+    if spent is None:
+        return None
+    left_s = spent[0] - team.row.now
+    return left_s <= 0, int(left_s // MINUTE_S)
 
 
 def _facts(team: Team) -> tuple[object, ...]:
