@@ -10,14 +10,13 @@ talks to upstream, so that pushes that wait hold no decoded bytes.
 """
 
 import functools
-import threading
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
 
-from sluice import _core, assign, budget, errors, judgement, ledger, table, usage, window
+from sluice import _core, assign, budget, errors, judgement, ledger, memory, table, usage, window
 from sluice.policy import Action
 from sluice.wire import loki
 
@@ -77,11 +76,9 @@ class Gate:
         self.ledger = new_ledger(drop_unbudgeted) if ledger is None else ledger
         self.apps = usage.Apps()
         self._max_decoded = max_decoded
-        self._max_decoded_total = max_decoded_total
+        self.memory = memory.Memory(max_decoded_total)
         self._namespace_labels = tuple(namespace_labels)
         self._system_namespace = system_namespace
-        self._lock = threading.Lock()
-        self._decoding = 0
         self._idle: list[Scratch] = []
         if budgets is not None:
             self.load(budgets)
@@ -179,7 +176,7 @@ class Gate:
     def _push(
         self, body: bytes, encoding: str, dialect: loki.Dialect, rules: ledger.Rules, limit: int
     ) -> judgement.Judgement:
-        self._enter(limit)
+        self.memory.take(limit)
         try:
             scratch = self._scratch()
             try:
@@ -190,27 +187,13 @@ class Gate:
                     scratch.trim()
                     self._idle.append(scratch)
         finally:
-            self._leave(limit)
+            self.memory.give(limit)
 
     def _scratch(self) -> Scratch:
         try:
             return self._idle.pop()
         except IndexError:
             return Scratch()
-
-    def _enter(self, size: int) -> None:
-        """Count `size` bytes as being decoded."""
-        with self._lock:
-            if self._decoding + size > self._max_decoded_total:
-                raise errors.Unavailable(
-                    f"up to {self._decoding} bytes are being decoded and this push may add {size},"
-                    f" at most {self._max_decoded_total} are allowed"
-                )
-            self._decoding += size
-
-    def _leave(self, size: int) -> None:
-        with self._lock:
-            self._decoding -= size
 
     def _judge(
         self,

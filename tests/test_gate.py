@@ -278,4 +278,4 @@ def test_any_bytes_are_judged_or_refused_and_a_refusal_charges_nothing(body, enc
         gate.push(body, encoding, now=NOON, dialect=dialect).commit()
     except (errors.BadPush, errors.TooLarge):
         assert nothing_counted(gate)
-        assert gate._decoding == 0
+        assert gate.memory.taken == 0

@@ -91,16 +91,16 @@ def test_a_push_of_many_tiny_entries_may_not_make_an_index_that_dwarfs_it(dialec
 def test_too_many_bytes_being_decoded_at_once_are_refused_and_the_room_comes_back():
     gate = Gate([make("shop", MIB)], max_decoded_total=2 * MIB)
     push = pack([one_stream("shop", ["x"])], loki.Dialect.PROTOBUF)
-    gate._enter(2 * MIB)
+    gate.memory.take(2 * MIB)
     with pytest.raises(errors.Unavailable, match=f"at most {2 * MIB}"):
         judged(gate, push)
-    gate._leave(2 * MIB)
+    gate.memory.give(2 * MIB)
     assert nothing_counted(gate)
     judged(gate, push).commit()
     for body in (b"garbage", b"\xff" * 100):
         with pytest.raises(errors.BadPush):
             gate.push(body, now=NOON)
-    assert gate._decoding == 0
+    assert gate.memory.taken == 0
 
 
 def test_pushes_that_wait_for_upstream_hold_no_room():
