@@ -1,6 +1,7 @@
 """The agent between shipper and upstream: what goes out, what comes back, what the teams pay."""
 
 import contextlib
+import dataclasses
 import socket
 import threading
 import time
@@ -330,6 +331,38 @@ def test_a_push_goes_out_on_the_path_family_that_it_came_in_on(
         assert front.send(push).status_code == 204
         assert arrived(loki)["path"] == wanted
         assert arrived(loki)["body"] == push.body
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "make"),
+    [
+        (PUSH_PATH, "a=b&c=%20", shippers.vector_json),
+        (LEGACY_PATH, "a=/loki/api/v2", shippers.legacy),
+        # Loki chooses the dialect by the whole request target.
+        (LEGACY_PATH, "x=/loki/api/v1/push", shippers.vector_json),
+        (LEGACY_PATH, "x=/LOKI/api/v1", shippers.vector_json),
+        (LEGACY_PATH, "x=%2Floki/api/v1/push", shippers.legacy),
+    ],
+)
+def test_the_query_takes_part_in_the_dialect_and_reaches_upstream(
+    make_front, loki, path, query, make
+):
+    front = make_front(loki.url)
+    push = make([Stream({"namespace": "shop"}, [Entry(1, "0123456789")])])
+    target = f"{path}?{query}"
+    assert front.send(dataclasses.replace(push, path=target)).status_code == 204
+    assert front.counts("shop/shop")["forwarded"] == {"entries": 1, "bytes": 10}
+    assert arrived(loki)["target"] == target
+
+
+@pytest.mark.parametrize("query", ["a b", "a=\r\nX: 1", "a=\xe9", "a=\x7f"])
+def test_a_query_that_cannot_stand_in_a_request_line_is_refused(query):
+    front = Front([SHOP])
+    response = front.send(PUSH, environ_overrides={"QUERY_STRING": query})
+    assert response.status_code == 400
+    assert "query string" in error_of(response)
+    assert front.is_untouched()
+    assert front.sender.sent == []
 
 
 @pytest.mark.parametrize("make", [shippers.vector_json, shippers.legacy])

@@ -147,6 +147,7 @@ class Handler(BaseHTTPRequestHandler):
         push = {
             "tenant": self.headers.get("X-Scope-OrgID", ""),
             "path": urllib.parse.urlsplit(self.path).path,
+            "target": self.path,
             "headers": headers,
         }
         return self.answer(push, body)

@@ -9,7 +9,7 @@ import flask
 from prometheus_client.registry import Collector
 
 from sluice import api, auth, gate, metrics, openapi, usage
-from sluice.agent import evaluate, push, turnstile
+from sluice.agent import evaluate, exchange, push, turnstile
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
@@ -21,7 +21,7 @@ MIB = 2**20
 
 def create_app(
     door: gate.Gate,
-    sender: push.Sender,
+    sender: exchange.Sender,
     *,
     max_body: int = 8 * MIB,
     max_in_flight: int = 14,

@@ -1,8 +1,7 @@
 """POST of a push: judge, forward, settle.
 
 Rule 1: a push that Sluice refuses charges nothing and is counted by reason.
-Rule 2: what upstream answers, the shipper sees, status and text; is_stored() says whether it
-costs the team anything.
+Rule 2: what upstream answers, the shipper sees, status and text; see exchange.py.
 Rule 3: an unexpected exception is a defect of ours: 500, logged, counted, nothing charged.
 
 Plain WSGI: Flask's request and response objects would cost a third of a small push.
@@ -11,11 +10,11 @@ Plain WSGI: Flask's request and response objects would cost a third of a small p
 import http
 import logging
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from sluice import api, errors, gate, judgement, metrics
-from sluice.agent import turnstile, upstream
+from sluice import api, errors, gate, metrics
+from sluice.agent import exchange, turnstile, upstream
 from sluice.wire import loki
 
 if TYPE_CHECKING:
@@ -37,26 +36,7 @@ NOT_FORWARDED = frozenset(
     HTTP_ACCEPT_ENCODING HTTP_CONTENT_ENCODING HTTP_X_FORWARDED_FOR
     """.split()  # noqa: SIM905 - one name a line would be fourteen lines
 )
-BLOCKED = 260
 PHRASES = {status.value: status.phrase for status in http.HTTPStatus}
-
-
-class Sender(Protocol):
-    """Whoever takes pushes: upstream.Upstream, or a stand-in."""
-
-    def send(self, path: str, body: bytes, headers: Mapping[str, str]) -> upstream.Reply:
-        """Send one push; raises Unavailable where there is no answer."""
-
-
-class BadUpstream(errors.SluiceError):
-    """Upstream answered a push with what is no answer to one."""
-
-    status = 502
-
-
-def is_stored(status: int) -> bool:
-    """Whether upstream keeps (part of) a push that it answers so: 2xx but 260, and 400."""
-    return status == 400 or (200 <= status < 300 and status != BLOCKED)
 
 
 class PushHandler:
@@ -68,7 +48,7 @@ class PushHandler:
     def __init__(
         self,
         door: gate.Gate,
-        sender: Sender,
+        sender: exchange.Sender,
         counters: metrics.PushMetrics,
         turns: turnstile.Turnstile,
         max_body: int,
@@ -99,11 +79,11 @@ class PushHandler:
         return [reply.body]
 
     def _handle(self, environ: "WSGIEnvironment") -> upstream.Reply:
-        path = environ["PATH_INFO"]
+        target = request_target(environ)
         # The body first: a shipper that is refused in the middle of it may not see why.
         body = read_body(environ, self._max_body)
         self._turns.moved()
-        dialect = loki.dialect_of(environ.get("CONTENT_TYPE") or None, path)
+        dialect = loki.dialect_of(environ.get("CONTENT_TYPE") or None, target)
         encoding = environ.get("HTTP_CONTENT_ENCODING", "")
         # Before anything is reserved: from there on, whatever is raised must give it back.
         headers = forwarded_headers(environ)
@@ -114,38 +94,21 @@ class PushHandler:
             return upstream.Reply(204)
         if judged.encoding:
             headers["Content-Encoding"] = judged.encoding
-        return self._forward(judged, judged.body, path, headers)
-
-    def _forward(
-        self, judged: judgement.Judgement, body: bytes, path: str, headers: dict[str, str]
-    ) -> upstream.Reply:
-        try:
-            with self._counters.timed_upstream():
-                reply = self._sender.send(path, body, headers)
-        except BaseException:
-            self._counters.upstream_answered("none")
-            judged.refund()
-            raise
-        self._counters.upstream_answered(str(reply.status))
-        if is_stored(reply.status):
-            judged.commit(rejected=reply.status == 400)
-        else:
-            judged.refund()
-        check_answer(reply.status)
-        return reply
+        return exchange.forward(judged, judged.body, target, headers, self._sender, self._counters)
 
 
-def check_answer(status: int) -> None:
-    """See that upstream's answer is one for the shipper.
+def request_target(environ: dict[str, Any]) -> str:
+    """The path, and the query where there is one: Loki chooses the dialect by both.
 
     Raises:
-        BadUpstream: it is none to pass on.
+        BadPush: the query cannot stand in a request line.
     """
-    if 300 <= status < 400:
-        # Followed, a redirect would lead the shipper past its budget.
-        raise BadUpstream(f"upstream answered {status}: give its final URL to Sluice")
-    if not 200 <= status < 600:
-        raise BadUpstream(f"upstream answered {status}, which ends no push")
+    path, query = environ["PATH_INFO"], environ.get("QUERY_STRING", "")
+    if not query:
+        return str(path)
+    if not (query.isascii() and query.isprintable() and " " not in query):
+        raise errors.BadPush("the query string holds a character that has to be escaped")
+    return f"{path}?{query}"
 
 
 def refusal(message: str, status: int) -> upstream.Reply:

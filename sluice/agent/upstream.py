@@ -220,18 +220,19 @@ class Upstream:
         self.trouble = ""
         self._quiet_until = 0.0
 
-    def path_for(self, path: str) -> str:
-        """Where a push that came in on `path` goes: a dialect stays on its path family."""
-        return self._legacy_path if path == LEGACY_PATH else self._path
+    def target_for(self, target: str) -> str:
+        """Where a push that came in on `target` goes: dialect and query stay as they were."""
+        path, mark, query = target.partition("?")
+        return (self._legacy_path if path == LEGACY_PATH else self._path) + mark + query
 
-    def send(self, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
-        """POST `body`; `path` is the one it came in on.
+    def send(self, target: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+        """POST `body`; `target` is the path and query it came in on.
 
         Raises:
             Unavailable: no connection, no answer in time, or one that is not HTTP. Whether
                 upstream took the push is not known.
         """
-        head = self._head(path, len(body), headers)
+        head = self._head(target, len(body), headers)
         try:
             connection = self._connection(time.monotonic() + self.timeout)
             connection.send(head, body)
@@ -256,10 +257,10 @@ class Upstream:
             self._quiet_until = now + TELL_EVERY_S
             log.warning("upstream %s: %s; pushes are answered 503", self._host, words)
 
-    def _head(self, path: str, size: int, headers: Mapping[str, str]) -> bytes:
+    def _head(self, target: str, size: int, headers: Mapping[str, str]) -> bytes:
         """A push's request line and headers."""
         overridden = self._overridden
-        lines = [f"POST {self.path_for(path)} HTTP/1.1", *self._lines]
+        lines = [f"POST {self.target_for(target)} HTTP/1.1", *self._lines]
         lines += [f"{name}: {v}" for name, v in headers.items() if name.lower() not in overridden]
         lines += [f"Content-Length: {size}", "", ""]
         head = "\r\n".join(lines).encode("latin-1")

@@ -1,0 +1,73 @@
+"""Forwards what is left of a push, and settles it by upstream's answer."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from sluice import errors, judgement, metrics
+from sluice.agent import upstream
+
+BLOCKED = 260
+
+
+class Sender(Protocol):
+    """Whoever takes pushes: upstream.Upstream, or a stand-in."""
+
+    def send(self, target: str, body: bytes, headers: Mapping[str, str]) -> upstream.Reply:
+        """Send one push; raises Unavailable where there is no answer."""
+
+
+class BadUpstream(errors.SluiceError):
+    """Upstream answered a push with what is no answer to one."""
+
+    status = 502
+
+
+def is_stored(status: int) -> bool:
+    """Whether upstream keeps (part of) a push that it answers so: 2xx but 260, and 400."""
+    return status == 400 or (200 <= status < 300 and status != BLOCKED)
+
+
+def forward(
+    judged: judgement.Judgement,
+    body: bytes,
+    target: str,
+    headers: Mapping[str, str],
+    sender: Sender,
+    counters: metrics.PushMetrics,
+) -> upstream.Reply:
+    """Send what is left of a push, and commit or refund it by the answer.
+
+    Args:
+        target: path and query as the push came in.
+
+    Raises:
+        Unavailable: upstream gave no answer. BadUpstream: it gave one that ends no push.
+        In both cases the push was refunded.
+    """
+    try:
+        with counters.timed_upstream():
+            reply = sender.send(target, body, headers)
+    except BaseException:
+        counters.upstream_answered("none")
+        judged.refund()
+        raise
+    counters.upstream_answered(str(reply.status))
+    if is_stored(reply.status):
+        judged.commit(rejected=reply.status == 400)
+    else:
+        judged.refund()
+    check_answer(reply.status)
+    return reply
+
+
+def check_answer(status: int) -> None:
+    """See that upstream's answer is one for the shipper.
+
+    Raises:
+        BadUpstream: it is none to pass on.
+    """
+    if 300 <= status < 400:
+        # Followed, a redirect would lead the shipper past its budget.
+        raise BadUpstream(f"upstream answered {status}: give its final URL to Sluice")
+    if not 200 <= status < 600:
+        raise BadUpstream(f"upstream answered {status}, which ends no push")
