@@ -197,17 +197,30 @@ HEALTH: Schema = {
     "type": "object",
     "description": "What the process says of itself; each kind of process has further parts.",
     "properties": {
-        "status": text("degraded: there are problems.", enum=["ok", "degraded"]),
+        "status": text("degraded: there are problems or complaints.", enum=["ok", "degraded"]),
         "ready": {"type": "boolean", "description": "What /ready would say."},
         "missing": text("Why it is not ready; empty when it is."),
         "problems": array({"type": "object"}, "Budgets that cannot be used as they are, and why."),
+        "complaints": {
+            "type": "object",
+            "description": "What is wrong with a part of the process, by the name of the part.",
+            "additionalProperties": text("A sentence for people."),
+        },
         "reloads": record(
             "How often budgets were read anew.",
             {"applied": whole("With success."), "refused": whole("With a refusal.")},
         ),
         "clockSteps": whole("Jumps of the wall clock by more than a minute."),
     },
-    "required": ["status", "ready", "missing", "problems", "reloads", "clockSteps"],
+    "required": [
+        "status",
+        "ready",
+        "missing",
+        "problems",
+        "complaints",
+        "reloads",
+        "clockSteps",
+    ],
     "additionalProperties": True,
 }
 ERROR = record(

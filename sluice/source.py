@@ -29,6 +29,8 @@ class Status:
         problems: what is wrong with budgets that somebody wrote, as JSON objects; more_problems
             finds some when asked.
         parts: further parts of /api/health, by name; each is called for its JSON.
+        complaints: what is wrong with something other than a budget, by the name of its part; each
+            is called for a sentence, "" when nothing is wrong.
         reloads: budgets read anew, by result: applied or refused.
         clock_steps: jumps of the wall clock by more than a minute.
     """
@@ -38,6 +40,7 @@ class Status:
     problems: list[dict[str, object]] = field(default_factory=list)
     more_problems: Callable[[], list[dict[str, object]]] = list
     parts: dict[str, Callable[[], object]] = field(default_factory=dict)
+    complaints: dict[str, Callable[[], str]] = field(default_factory=dict)
     reloads: dict[str, int] = field(default_factory=lambda: {"applied": 0, "refused": 0})
     clock_steps: int = 0
 
@@ -54,11 +57,13 @@ class Status:
     def as_json(self) -> dict[str, object]:
         """What /api/health says."""
         missing, problems = self.missing, self.all_problems
+        complaints = {name: words for name, ask in self.complaints.items() if (words := ask())}
         found: dict[str, object] = {
-            "status": "degraded" if problems else "ok",
+            "status": "degraded" if problems or complaints else "ok",
             "ready": not missing,
             "missing": missing,
             "problems": problems,
+            "complaints": complaints,
             "reloads": self.reloads,
             "clockSteps": self.clock_steps,
         }

@@ -27,6 +27,20 @@ def test_ready_says_why_it_is_not():
     assert (health["ready"], health["missing"]) == (True, "")
 
 
+def test_health_is_degraded_while_a_part_complains():
+    wrong = [""]
+    status = api.Status(complaints={"ledger": lambda: wrong[0], "upstream": lambda: ""})
+    client = Front([SHOP], status=status).client
+    health = client.get("/api/health").json
+    assert (health["status"], health["complaints"]) == ("ok", {})
+    wrong[0] = "cannot be written"
+    health = client.get("/api/health").json
+    assert (health["status"], health["complaints"]) == (
+        "degraded",
+        {"ledger": "cannot be written"},
+    )
+
+
 def test_health_says_what_is_wrong_and_what_it_depends_on():
     status = api.Status(problems=[{"file": "a.yaml", "message": "bad"}])
     status.parts["ledger"] = lambda: {"origin": "memory"}
