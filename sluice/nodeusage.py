@@ -17,7 +17,8 @@ API_VERSION = "tco.io/v1"
 KIND = "NodeLogUsage"
 FINALIZER = "tco.io/fold-usage"
 MARK = "tco.io/folding"
-LEDGER = "sluice-ledger-0"
+LEDGER_PREFIX = "sluice-ledger-"
+LEDGER = f"{LEDGER_PREFIX}0"
 # Teams in a window of an object: the CRD's maxProperties.
 TEAMS_MAX = 2000
 # A day's values: the bytes, then outcome counts. A month's: the bytes.
@@ -28,6 +29,11 @@ NONE = [0]
 def is_folding(node_usage: Mapping[str, Any]) -> bool:
     """Whether the controller has begun to fold this object: it is nobody's to write any more."""
     return MARK in (node_usage["metadata"].get("annotations") or {})
+
+
+def ledger_name(number: int) -> str:
+    """The name of a ledger object; their numbers begin at 0 and leave none out."""
+    return f"{LEDGER_PREFIX}{number}"
 
 
 def counted(status: Mapping[str, Any]) -> ledger.Counted:

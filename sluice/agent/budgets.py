@@ -37,17 +37,17 @@ class Budgets:
                 self._has_changed |= self._budgets.pop(key, None) is not None
             self._others.forget(key)
             return
-        self._put(key, slim(found))
-        with self._lock:
-            if self._fresh is not None:
-                self._fresh.add(key)
+        self._put(key, slim(found), is_fresh=True)
         status = elsewhere.Status.of(found.get("status") or {})
         if status is not None:
             self._others.hear(key, status)
 
-    def _put(self, key: str, manifest: dict[str, Any]) -> None:
+    def _put(self, key: str, manifest: dict[str, Any], *, is_fresh: bool) -> None:
         own, wrong = budget.read_object(manifest)
+        # One step: settle() between the two would take a new budget for one that was deleted.
         with self._lock:
+            if is_fresh and self._fresh is not None:
+                self._fresh.add(key)
             self._problems.pop(key, None)
             if own is not None:
                 self._manifests[key] = manifest
@@ -85,7 +85,7 @@ class Budgets:
         for manifest in manifests:
             key = budget.key_of(manifest)
             if key is not None:
-                self._put(key, manifest)
+                self._put(key, manifest, is_fresh=False)
 
     def settle(self) -> None:
         """The cluster's first list is in: what it does not name was deleted meanwhile."""
