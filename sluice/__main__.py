@@ -11,7 +11,13 @@ import sluice
 from sluice import demo, errors, flags, logs, settings, top, validate
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Group(click.Group):
+    """Commands that say so where a flag that they take once is given twice."""
+
+    command_class = flags.OnceCommand
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(sluice.__version__, prog_name="sluice")
 def main() -> None:
     """Log budgets: byte budgets per team, enforced between log shippers and Loki."""

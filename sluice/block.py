@@ -62,14 +62,28 @@ class BadYaml(errors.BadBudget):
 
 
 class Block(dict[str, object]):
-    """A mapping that knows on which lines, counted from 1, it and its keys stand."""
+    """A mapping that knows on which lines, counted from 1, it and its keys stand.
 
-    __slots__ = ("line", "lines")
+    `written` has the text of each plain scalar that YAML reads as something else than text.
+    """
+
+    __slots__ = ("line", "lines", "written")
 
     def __init__(self, line: int) -> None:
         super().__init__()
         self.line = line
         self.lines: dict[str, int] = {}
+        self.written: dict[str, str] = {}
+
+
+class Items(list[object]):
+    """A list; `written` is as a Block's, by index."""
+
+    __slots__ = ("written",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: dict[int, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +140,7 @@ def _roots(events: Iterator[Any]) -> Iterator[Root]:
 class _Open:
     """A mapping or list whose end has not come yet."""
 
-    value: Block | list[object]
+    value: Block | Items
     line: int
     anchor: str | None
     # Of a mapping: the key whose value is next, whether that is <<, and what to merge at the end.
@@ -173,7 +187,7 @@ class _Fold:
         if event.anchor is not None:
             self._anchors[event.anchor] = _UNFINISHED
         mapping = isinstance(event, yaml.MappingStartEvent)
-        self._open.append(_Open(Block(line) if mapping else [], line, event.anchor))
+        self._open.append(_Open(Block(line) if mapping else Items(), line, event.anchor))
 
     def _end(self) -> None:
         done = self._open.pop()
@@ -190,7 +204,10 @@ class _Fold:
             self.root, self.line = value, line
             return
         within = self._open[-1]
-        if isinstance(within.value, list):
+        is_misread = scalar is not None and scalar.value and not isinstance(value, str)
+        if isinstance(within.value, Items):
+            if is_misread:
+                within.value.written[len(within.value)] = scalar.value
             within.value.append(value)
         elif within.key is None:
             self._set_key(within, value, line, scalar)
@@ -199,6 +216,8 @@ class _Fold:
                 within.merges.append(value)
             else:
                 within.value.setdefault(within.key, value)
+                if is_misread:
+                    within.value.written.setdefault(within.key, scalar.value)
             within.key = None
 
     def _set_key(self, within: _Open, value: object, line: int, scalar: Any) -> None:
@@ -231,6 +250,8 @@ class _Fold:
             for key, value in block.items():
                 if key not in target:
                     target[key], target.lines[key] = value, block.lines[key]
+                    if key in block.written:
+                        target.written[key] = block.written[key]
 
     def _alias(self, anchor: Any, line: int) -> object:
         value = self._anchors.get(anchor, _UNFINISHED)

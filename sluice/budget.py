@@ -10,25 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sluice import errors, fields, window
+from sluice import errors, fields, quantity, window
 
 API_VERSION = "tco.io/v1"
 KIND = "TeamBudget"
 DEFAULT_NAMESPACE = "default"
 
-LIMIT_MAX = 2**63 - 1
 ZONE_MAX = 64
 NAMESPACES_MAX = 256
 MATCH_LABELS_MAX = 16
 LABEL_VALUE_MAX = 2048  # Loki's default for max_label_value_length
 SAMPLE_RATE = 0.5
 COST_MAX = 1_000_000_000
-
-# Source: the pattern of spec.dailyLimit in the CRD. Fractions and m (1/1000) are no bytes.
-QUANTITY = re.compile("([0-9]{1,18})(k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?")
-UNIT = {"": 1}
-UNIT |= {suffix: 1000 ** (i + 1) for i, suffix in enumerate("kMGTPE")}
-UNIT |= {f"{suffix}i": 1024 ** (i + 1) for i, suffix in enumerate("KMGTPE")}
 
 ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+\-/]*")
 # What a team may be told of, see notify/rules.py; "none" stands for nothing.
@@ -159,34 +152,6 @@ def key_of(manifest: object) -> str | None:
     return f"{namespace}/{name}"
 
 
-def parse_quantity(value: object, field: str) -> int:
-    """Read a number of bytes: an integer, or digits with a suffix such as k, M or Gi.
-
-    Raises:
-        BadBudget: not such a number, negative, or 2^63 bytes and more; names `field`.
-    """
-    if isinstance(value, str):
-        match = QUANTITY.fullmatch(value)
-        if match is None:
-            raise errors.BadBudget(
-                f"{fields.shown(value)} is not a whole number of bytes such as 1000000, 500M"
-                " or 10Gi",
-                field,
-            )
-        size = int(match[1]) * UNIT[match[2] or ""]
-    elif isinstance(value, int) and not isinstance(value, bool):
-        size = value
-    else:
-        raise errors.BadBudget(f"{fields.shown(value)} is neither integer nor quantity", field)
-    if size < 0:
-        raise errors.BadBudget(f"{fields.shown(size)} bytes is less than 0", field)
-    if size > LIMIT_MAX:
-        raise errors.BadBudget(
-            f"{fields.shown(size)} bytes is more than {LIMIT_MAX}, the most that is counted", field
-        )
-    return size
-
-
 def _identity(metadata: fields.Section) -> tuple[str, str]:
     name = metadata.dns_name("name", fields.NAME)
     return name, metadata.dns_name("namespace", fields.NAMESPACE, absent=DEFAULT_NAMESPACE)
@@ -196,14 +161,14 @@ def _daily_limit(spec: fields.Section) -> int:
     value = spec.values.get("dailyLimit")
     if value is None:
         raise errors.BadBudget("missing; bytes per day, such as 10Gi", "spec.dailyLimit")
-    return parse_quantity(value, "spec.dailyLimit")
+    return quantity.parse(value, "spec.dailyLimit")
 
 
 def _monthly_limit(spec: fields.Section) -> int | None:
     value = spec.values.get("monthlyLimit")
     if value is None:
         return None
-    limit, daily = parse_quantity(value, "spec.monthlyLimit"), _daily_limit(spec)
+    limit, daily = quantity.parse(value, "spec.monthlyLimit"), _daily_limit(spec)
     if limit < daily:
         raise errors.BadBudget(
             f"{limit} bytes is less than spec.dailyLimit, {daily} bytes", "spec.monthlyLimit"
@@ -224,7 +189,7 @@ def _namespaces(spec: fields.Section) -> tuple[str, ...] | None:
     for i, namespace in enumerate(value):
         here = f"{field}[{i}]"
         if not isinstance(namespace, str):
-            raise errors.BadBudget(f"{fields.shown(namespace)} is not a string", here)
+            raise errors.BadBudget(fields.not_text(value, i), here)
         fields.check_name(namespace, fields.NAMESPACE, here)
         if namespace in place:
             raise errors.BadBudget(f"{namespace!r} is in {field}[{place[namespace]}] too", here)
@@ -245,7 +210,7 @@ def _match_labels(spec: fields.Section) -> tuple[tuple[str, str], ...]:
     for name, value in given.items():
         shown = fields.shown(name)
         if not isinstance(name, str) or not isinstance(value, str):
-            raise errors.BadBudget(f"{shown}: {fields.shown(value)} is not a string", labels.path)
+            raise errors.BadBudget(f"{shown}: {fields.not_text(labels.values, name)}", labels.path)
         if not value:
             raise errors.BadBudget(
                 f"{shown} is empty, and an empty label is an absent one", labels.path
@@ -306,6 +271,10 @@ def _notify(metadata: fields.Section) -> tuple[str, ...] | None:
     if value is None:
         return None
     try:
+        if not isinstance(value, str):
+            raise errors.BadBudget(
+                fields.not_text(annotations.values, NOTIFY), f"metadata.annotations[{NOTIFY}]"
+            )
         return parse_rules(value, f"metadata.annotations[{NOTIFY}]")
     except errors.BadBudget as error:
         metadata.forgive(error)

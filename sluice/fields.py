@@ -8,6 +8,7 @@ import difflib
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sluice import errors
 
@@ -78,7 +79,7 @@ class Section:
         """The string in a field, None if it is absent."""
         value = self.values.get(name)
         if value is not None and not isinstance(value, str):
-            raise errors.BadBudget(f"{shown(value)} is not a string", self.field(name))
+            raise errors.BadBudget(not_text(self.values, name), self.field(name))
         return value
 
     def constant(self, name: str, due: str) -> None:
@@ -119,6 +120,20 @@ def check_name(value: str, pattern: re.Pattern[str], field: str) -> None:
         raise errors.BadBudget(
             f"{shown(value)} is not a name of small letters, digits and inner hyphens", field
         )
+
+
+def not_text(container: Any, place: object) -> str:
+    """Say that what a mapping or list has at a key or index is not a string.
+
+    YAML reads plain words such as n, on or 123 as something else: who wrote a namespace must see
+    what was written, and how to write it.
+    """
+    value = container[place]
+    text = getattr(container, "written", {}).get(place)
+    if text is None:
+        return f"{shown(value)} is not a string"
+    kind = f"the boolean {shown(value)}" if isinstance(value, bool) else "a number"
+    return f'{text} is not a string: YAML reads it as {kind}; in quotes, "{text}", it is one'
 
 
 def shown(value: object) -> str:

@@ -1,5 +1,6 @@
 """Flags: how each setting is given, as a flag or as SLUICE_ and its name in the environment."""
 
+import collections
 import math
 import re
 import urllib.parse
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from sluice import auth, budget, errors, table
+from sluice import auth, budget, errors, quantity, table
 from sluice.notify import url
 from sluice.settings import Address
 
@@ -18,6 +19,8 @@ Value = TypeVar("Value")
 MIB = 2**20
 # Source: RFC 9110, 5.5.
 HEADER_TEXT = re.compile(r"[\t -~\xa0-\xff]*")
+# Source: Prometheus' data model; Loki takes no other name in front of the braces' equals sign.
+LABEL_NAME = re.compile("[a-zA-Z_][a-zA-Z0-9_]*")
 PORT = re.compile("[0-9]{1,5}")
 # 2^63 has 19; more than 4300 of them Python does not read.
 DIGITS = re.compile("[0-9]{1,40}")
@@ -70,7 +73,7 @@ class BytesType(click.ParamType[int]):
     def convert(self, value: Any, param: Any, ctx: Any) -> int:
         """Click's hook."""
         try:
-            number = budget.parse_quantity(
+            number = quantity.parse(
                 int(value) if DIGITS.fullmatch(str(value)) else value, "number of bytes"
             )
         except errors.BadBudget as error:
@@ -140,6 +143,42 @@ class SinkType(LinesType[str]):
         return str(value)
 
 
+class LabelType(click.ParamType[str]):
+    """The name of one label."""
+
+    name = "NAME"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """Click's hook."""
+        if not LABEL_NAME.fullmatch(value):
+            self.fail(
+                f"expected the name of one label, such as namespace, got {value!r};"
+                " give the flag once for each",
+                param,
+                ctx,
+            )
+        return str(value)
+
+
+class Once(click.Option):
+    """A flag that is refused where it is given twice: somebody means both to count.
+
+    Of other flags the last one counts, so that a wrapper's default can be overridden.
+    """
+
+
+class OnceCommand(click.Command):
+    """A command that heeds Once."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Click's hook."""
+        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        for param, times in collections.Counter(given).items():
+            if times > 1 and isinstance(param, Once):
+                ctx.fail(f"{param.opts[0]} is given {times} times, and taken once")
+        return super().parse_args(ctx, args)
+
+
 def option(flag: str, **more: Any) -> Callable[[Command], Command]:
     """A flag that the environment can give too."""
     variable = "SLUICE_" + flag.lstrip("-").replace("-", "_").upper()
@@ -202,6 +241,7 @@ AUTH = option(
 RUN_OPTIONS = (
     option(
         "--budgets",
+        cls=Once,
         required=True,
         type=PathType(path_type=Path),
         help="TeamBudget YAML: a file, or a directory of them. Read again when it changes.",
@@ -343,7 +383,13 @@ CONTROLLER_OPTIONS = (
 )
 
 SERVING_OPTIONS = (
-    option("--upstream", required=True, metavar="URL", help="Loki, or what takes its pushes."),
+    option(
+        "--upstream",
+        cls=Once,
+        required=True,
+        metavar="URL",
+        help="Loki, or what takes its pushes.",
+    ),
     STATE_DIR,
     option(
         "--upstream-timeout",
@@ -400,6 +446,7 @@ COMMON_OPTIONS = (
     AUTH,
     option(
         "--namespace-label",
+        type=LabelType(),
         multiple=True,
         help="The label that names a stream's namespace; repeatable, first present wins."
         "  [default: namespace, k8s_namespace_name, kubernetes_namespace_name]",

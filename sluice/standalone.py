@@ -19,6 +19,8 @@ from sluice.notify import notifier, sinks, told
 log = logging.getLogger("sluice")
 
 TICK_S = 1.0
+# Names of files that are not read, in one line of the log.
+LEFT_OUT_SHOWN = 10
 # Sinks that are being told when all ends; they must not take the time of what comes after.
 SINKS_S = 0.5
 
@@ -43,6 +45,12 @@ class Standalone(service.Service):
         self._web: web.Web | None = None
         self._notifier: notifier.Notifier | None = None
         self._note(reading)
+        if left_out := watch.left_out(options.budgets):
+            log.warning(
+                "%s: only *.yaml and *.yml files are read; left out: %s",
+                watch.printable(options.budgets),
+                ", ".join(left_out[:LEFT_OUT_SHOWN]),
+            )
         self._is_behind = False
 
     def start(self) -> flask.Flask:

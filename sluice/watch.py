@@ -202,6 +202,21 @@ def manifest_files(path: Path) -> list[Path]:
     )
 
 
+def left_out(path: Path) -> list[str]:
+    """The names in a directory that are not read as budgets, hidden ones aside.
+
+    Empty where `path` is a file, or cannot be listed.
+    """
+    try:
+        if not path.is_dir():
+            return []
+        read = set(manifest_files(path))
+        others = [one.name for one in path.iterdir() if one not in read]
+    except OSError:
+        return []
+    return sorted(printable(Path(name)) for name in others if not name.startswith("."))
+
+
 def read_file(path: Path) -> list[manifest.Document]:
     """Read all documents of one file; none if it is empty.
 

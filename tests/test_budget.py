@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice import budget, errors, fields
+from sluice import budget, errors, fields, quantity
 
 GI = 2**30
 LONG = "a" * 63
@@ -173,7 +173,7 @@ def test_a_month_below_a_day_is_refused_with_both_numbers(daily: object, monthly
     refused = refusal(manifest({"dailyLimit": daily, "monthlyLimit": monthly}))
     assert refused.field == "spec.monthlyLimit"
     for limit in daily, monthly:
-        assert str(budget.parse_quantity(limit, "")) in str(refused)
+        assert str(quantity.parse(limit, "")) in str(refused)
 
 
 SUFFIXES = {"": Fraction(1)}
@@ -191,12 +191,12 @@ def test_a_quantity_is_its_digits_times_its_unit(digits: str, suffix: str) -> No
     """Digits and suffix give their exact product, or are refused from 2^63 on."""
     product = int(Fraction(digits) * SUFFIXES[suffix])
     if product < 2**63:
-        assert budget.parse_quantity(digits + suffix, "here") == product
+        assert quantity.parse(digits + suffix, "here") == product
     else:
         with pytest.raises(
             errors.BadBudget, match=rf"^here: {product} bytes is more than {2**63 - 1}"
         ):
-            budget.parse_quantity(digits + suffix, "here")
+            quantity.parse(digits + suffix, "here")
 
 
 @pytest.mark.parametrize(

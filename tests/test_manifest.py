@@ -335,3 +335,29 @@ def test_any_text_is_documents_or_refused(text: str, loader: Any) -> None:
     assert "\n" not in message
     with contextlib.suppress(errors.BadBudget):
         assert all(document.error for document in manifest.read_documents(text))
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "words"),
+    [
+        ("metadata: {name: shop, namespace: n}", "metadata.namespace", "n is not a string"),
+        ("metadata: {name: shop, namespace: off}", "metadata.namespace", "the boolean false"),
+        ("metadata: {name: 123, namespace: a}", "metadata.name", '123 is not a string'),
+        ("metadata: {name: 0x1F, namespace: a}", "metadata.name", 'in quotes, "0x1F"'),
+        ("spec: {dailyLimit: 1, timeZone: y}", "spec.timeZone", "the boolean true"),
+        ("spec: {dailyLimit: 1, namespaces: [a, n]}", "spec.namespaces[1]", 'in quotes, "n"'),
+        ("spec: {dailyLimit: 1, selector: {matchLabels: {a: 1}}}", "spec.selector.matchLabels",
+         '1 is not a string: YAML reads it as a number; in quotes, "1"'),
+        ("spec: {<<: {timeZone: y}, dailyLimit: 1}", "spec.timeZone", "y is not a string"),
+    ],
+)  # fmt: skip
+def test_a_word_that_yaml_reads_as_something_else_is_shown_as_written(line, field, words):
+    parts = {
+        "metadata": "metadata: {name: shop, namespace: a}",
+        "spec": "spec: {dailyLimit: 1}",
+    }
+    parts[line.split(":")[0]] = line
+    text = "\n".join(["apiVersion: tco.io/v1", "kind: TeamBudget", *parts.values()])
+    (found,) = manifest.read_documents(text)
+    assert found.field == field
+    assert words in (found.error or "")

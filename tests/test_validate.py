@@ -43,8 +43,7 @@ def test_a_refusal_names_file_line_key_field_and_reason(tmp_path: Path) -> None:
     assert code == 1
     assert verdicts == ["a.yaml:7: default/b: ok"]
     assert refusals == [
-        "a.yaml:5: default/a: spec.dailyLimit: '1.5Gi' is not a whole number of bytes such as"
-        " 1000000, 500M or 10Gi"
+        "a.yaml:5: default/a: spec.dailyLimit: '1.5Gi' is not a whole number of bytes: write 1536Mi"
     ]
 
 

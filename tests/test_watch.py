@@ -437,3 +437,11 @@ def test_a_budget_is_lost_only_by_removal(
         for key, limit in found.items():
             assert limit in (first.get(key), before.get(key))
         before = found
+
+
+def test_what_a_folder_has_beside_budgets_is_named(tmp_path):
+    for name in ("a.yaml", "b.yml", "c.json", "d.yaml.bak", ".hidden"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "old").mkdir()
+    assert watch.left_out(tmp_path) == ["c.json", "d.yaml.bak", "old"]
+    assert watch.left_out(tmp_path / "a.yaml") == watch.left_out(tmp_path / "none") == []

@@ -10,7 +10,7 @@ from cluster.harness import Cluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sluice import budget, errors, fields, manifest, validate
+from sluice import budget, errors, fields, manifest, quantity, validate
 
 pytestmark = pytest.mark.cluster
 
@@ -201,8 +201,8 @@ LIMITS = st.one_of(
     st.from_regex("[0-9]{1,19}(k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|m|n)?", fullmatch=True),
     # Close to 2^63 in each unit.
     st.builds(
-        lambda unit, off: f"{(2**63 - 1) // budget.UNIT[unit] + off}{unit}",
-        st.sampled_from(sorted(budget.UNIT)),
+        lambda unit, off: f"{(2**63 - 1) // quantity.UNIT[unit] + off}{unit}",
+        st.sampled_from(sorted(quantity.UNIT)),
         st.integers(-1, 1),
     ),
     st.text("0123456789.kKMi -+eE", max_size=6),
@@ -231,7 +231,7 @@ def test_both_read_the_same_number(cluster: Cluster, tmp_path: Path, spelling: s
     else:
         assert found.budget is not None, found.error
         stored = json.loads(applied.stdout)["spec"]["dailyLimit"]
-        assert found.budget.daily_limit == budget.parse_quantity(stored, "")
+        assert found.budget.daily_limit == quantity.parse(stored, "")
 
 
 @pytest.mark.parametrize(

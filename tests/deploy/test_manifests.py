@@ -8,7 +8,7 @@ import pytest
 import yaml
 from chart import PLAIN, ROOT, container, pick, plain_objects
 
-from sluice import budget, columns, ledger_file
+from sluice import columns, ledger_file, quantity
 from sluice.__main__ import main
 
 OBJECTS = plain_objects()
@@ -170,7 +170,7 @@ def test_the_state_volume_has_room_for_the_largest_ledger_there_can_be() -> None
     # The file, one set aside, a snapshot and the next one being written.
     most = 2 * whole_file + 2 * snapshot
     (state,) = AGENT["spec"]["template"]["spec"]["volumes"]
-    limit = budget.parse_quantity(state["emptyDir"]["sizeLimit"], "sizeLimit")
+    limit = quantity.parse(state["emptyDir"]["sizeLimit"], "sizeLimit")
     assert limit > 1.5 * most
     (mount,) = container(AGENT)["volumeMounts"]
     env = {each["name"]: each.get("value") for each in container(AGENT)["env"]}
