@@ -43,11 +43,17 @@ class Judgement:
         self.encoding = ""
         self.by_app: Callable[[], None] = lambda: None
 
+    @property
+    def sent(self) -> tuple[int, int]:
+        """How many entries go on, and their bytes."""
+        entries, size = self.tally[:, KEPT_ENTRIES : KEPT_BYTES + 1].sum(axis=0).tolist()
+        return entries, size
+
     def commit(self, *, rejected: bool = False) -> None:
         """Upstream has it: what was kept is usage.
 
         Args:
-            rejected: upstream answered 400, and stored the valid part only.
+            rejected: upstream received all of it, and stored a part only.
 
         Raises:
             ValueError: the judgement has ended already. Nothing was booked.

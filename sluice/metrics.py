@@ -88,6 +88,11 @@ class PushMetrics(Metrics):
         self._answers = self._counter(
             "tco_upstream_responses", "Upstream's answers by status; none: no answer.", ["code"]
         )
+        self._settled = self._counter(
+            "tco_upstream_settled_bytes",
+            "Bytes of pushes sent upstream, by how their charge ended.",
+            ["settlement"],
+        )
 
     def timed_push(self) -> Timer:
         """For a with block: observe how long it takes."""
@@ -100,6 +105,10 @@ class PushMetrics(Metrics):
     def upstream_answered(self, code: str) -> None:
         """Count an answer of upstream."""
         self._answers.labels(code).inc()
+
+    def settled(self, settlement: str, size: int) -> None:
+        """Count the bytes of a push that was sent upstream, once its charge has ended."""
+        self._settled.labels(settlement).inc(size)
 
 
 class LedgerCollector(Collector):
@@ -138,7 +147,7 @@ def outcome_series(counts: Counts) -> Iterator[CounterMetricFamily]:
         yield family
     family = CounterMetricFamily(
         "tco_upstream_rejected_bytes",
-        "Bytes forwarded in pushes that upstream answered 400, storing the valid part.",
+        "Bytes charged of pushes of which upstream received all and stored a part.",
         labels=TEAM,
     )
     for team, namespace, values in counts:

@@ -76,14 +76,29 @@ def test_what_upstream_does_not_take_is_given_back_and_the_shipper_sees_its_word
     assert not front.gate.ledger.used.any()
 
 
-def test_a_push_that_upstream_calls_bad_was_stored_in_part_and_is_usage(make_front, loki):
+TOO_OLD = b"entry for stream '{namespace=\"shop\"}' has timestamp too old: 2001-01-01T00:00:00Z\n"
+
+
+def test_a_push_that_loki_stored_in_part_is_usage_and_is_counted_as_rejected():
+    front = Front([SHOP], Sender(upstream.Reply(400, TOO_OLD, "text/plain; charset=utf-8")))
+    response = front.send(PUSH)
+    assert (response.status_code, response.data) == (400, TOO_OLD)
+    assert front.counts("shop/shop")["forwarded"] == {"entries": 1, "bytes": 10}
+    rejected = front.sample("tco_upstream_rejected_bytes_total", team="shop", namespace="shop")
+    assert rejected == 10
+    assert front.sample("tco_upstream_settled_bytes_total", settlement="in_part") == 10
+
+
+def test_a_400_in_unknown_words_costs_nothing_and_is_counted_apart(make_front, loki):
     loki.control("status:400")
     front = make_front(loki.url)
     response = front.send(PUSH)
     assert (response.status_code, response.text) == (400, "upstream says 400")
-    assert front.counts("shop/shop")["forwarded"] == {"entries": 1, "bytes": 10}
-    rejected = front.sample("tco_upstream_rejected_bytes_total", team="shop", namespace="shop")
-    assert rejected == 10
+    counts = front.counts("shop/shop")
+    assert counts["refused"] == {"entries": 1, "bytes": 10}
+    assert counts["forwarded"] == NONE
+    assert not front.gate.ledger.used.any()
+    assert front.sample("tco_upstream_settled_bytes_total", settlement="unknown") == 10
 
 
 @pytest.mark.parametrize("status", [301, 302, 304, 307, 308])

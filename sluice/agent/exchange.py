@@ -1,12 +1,11 @@
 """Forwards what is left of a push, and settles it by upstream's answer."""
 
+import socket
 from collections.abc import Mapping
 from typing import Protocol
 
 from sluice import errors, judgement, metrics
-from sluice.agent import upstream
-
-BLOCKED = 260
+from sluice.agent import answer, upstream
 
 
 class Sender(Protocol):
@@ -20,11 +19,6 @@ class BadUpstream(errors.SluiceError):
     """Upstream answered a push with what is no answer to one."""
 
     status = 502
-
-
-def is_stored(status: int) -> bool:
-    """Whether upstream keeps (part of) a push that it answers so: 2xx but 260, and 400."""
-    return status == 400 or (200 <= status < 300 and status != BLOCKED)
 
 
 def forward(
@@ -44,20 +38,32 @@ def forward(
         Unavailable: upstream gave no answer. BadUpstream: it gave one that ends no push.
         In both cases the push was refunded.
     """
+    entries, size = judged.sent
     try:
         with counters.timed_upstream():
             reply = sender.send(target, body, headers)
-    except BaseException:
+    except BaseException as error:
         counters.upstream_answered("none")
+        counters.settled(without_answer(error), size)
         judged.refund()
         raise
     counters.upstream_answered(str(reply.status))
-    if is_stored(reply.status):
-        judged.commit(rejected=reply.status == 400)
+    settlement = answer.settlement_of(reply.status, reply.body, entries)
+    counters.settled(settlement, size)
+    if settlement.is_charged:
+        judged.commit(rejected=settlement is answer.Settlement.IN_PART)
     else:
         judged.refund()
     check_answer(reply.status)
     return reply
+
+
+def without_answer(error: BaseException) -> answer.Settlement:
+    """Return how a push is settled that ended in `error`: nothing reaches a closed port."""
+    is_unsent = isinstance(error.__cause__, (ConnectionRefusedError, socket.gaierror))
+    if is_unsent or not isinstance(error, errors.Unavailable):
+        return answer.Settlement.NOT_RECEIVED
+    return answer.Settlement.UNANSWERED
 
 
 def check_answer(status: int) -> None:
