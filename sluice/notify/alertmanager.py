@@ -25,6 +25,9 @@ KEEP_ALIVE_S = 60.0
 # after which a forecast has to last for RAISE_S before it holds again.
 ALIVE_S = 480.0
 ALERTS_MAX = 500
+# The longest pause after failures. A restarted Alertmanager has lost its alerts, and it does not
+# limit how often it is called.
+RETRY_MAX_S = 15.0
 CALL_S = urllib3.Timeout(connect=3.05, read=10.0)
 # Characters shown of an answer.
 SAMPLE = 120
@@ -57,6 +60,7 @@ class Alertmanager:
 
     Args:
         keep_alive_s, alive_s: how often alerts are sent, and how long they then live.
+        retry_max_s: see Keeper.
     """
 
     def __init__(
@@ -67,11 +71,13 @@ class Alertmanager:
         *,
         keep_alive_s: float = KEEP_ALIVE_S,
         alive_s: float = ALIVE_S,
+        retry_max_s: float = RETRY_MAX_S,
     ) -> None:
         self.id, self.label = sink_id, f"Alertmanager {endpoint.base}"
         self._url = f"{endpoint.base}/api/v2/alerts"
         self._dashboard_url = dashboard_url
         self._keep_alive_s, self._alive_s = keep_alive_s, alive_s
+        self.retry_max_s = retry_max_s
         headers = {"Content-Type": "application/json", "User-Agent": "sluice"}
         if endpoint.user or endpoint.password:
             basic = f"{endpoint.user}:{endpoint.password}"
@@ -173,13 +179,13 @@ def changes_of(condition: Condition) -> Iterator[tuple[Identity, Change]]:
 
 def reason(error: urllib3.exceptions.HTTPError) -> str:
     """Why there was no answer, in a few words."""
-    # A refused connection is a child of it.
-    if type(error) is urllib3.exceptions.ConnectTimeoutError:
+    # A refused connection and an unknown name first: urllib3 derives them from its timeouts.
+    if isinstance(error, urllib3.exceptions.NewConnectionError):
+        return f"no connection: {error.__cause__ or 'refused'}"
+    if isinstance(error, urllib3.exceptions.ConnectTimeoutError):
         return f"no connection in {CALL_S.connect_timeout} s"
     if isinstance(error, urllib3.exceptions.TimeoutError):
         return f"no answer in {CALL_S.read_timeout} s"
-    if isinstance(error, urllib3.exceptions.NewConnectionError):
-        return f"no connection: {error.__cause__ or 'refused'}"
     return f"{type(error).__name__}: {error.__cause__ or 'the connection broke'}"
 
 

@@ -58,11 +58,13 @@ class Sink(Protocol):
 class Keeper(Protocol):
     """Somewhere that is told all that holds, on each change and every so often.
 
-    Attributes as a Sink's.
+    Attributes as a Sink's, and:
+        retry_max_s: the longest pause before an attempt that follows failures.
     """
 
     id: str
     label: str
+    retry_max_s: float
 
     def attempt(self, holding: Conditions, now: float) -> Done:
         """Bring it up to date.

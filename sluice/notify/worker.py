@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sluice import window
 from sluice.notify import change
@@ -79,6 +79,9 @@ class State:
 class Teller:
     """Makes a Sink of changes a Keeper: knows what it was told, and tells it the difference."""
 
+    # As long as the pace has it: chats count calls.
+    retry_max_s = math.inf
+
     def __init__(self, sink: Sink, told: Told) -> None:
         self.id, self.label = sink.id, sink.label
         self._sink, self._told = sink, told
@@ -136,7 +139,8 @@ class Worker:
     def __init__(
         self, keeper: Keeper, state: State, pace: Pace, clock: Callable[[], float]
     ) -> None:
-        self._keeper, self._state, self._pace, self._clock = keeper, state, pace, clock
+        self._keeper, self._state, self._clock = keeper, state, clock
+        self._pace = replace(pace, most_s=min(pace.most_s, keeper.retry_max_s))
         self._wake = threading.Condition()
         self._shown, self._stopping = _Shown(), False
         self._errand = _Errand(is_over=True)

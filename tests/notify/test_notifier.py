@@ -10,7 +10,7 @@ from typing import Any
 
 import hypothesis
 import pytest
-from harness import wait_until
+from harness import free_port, wait_until
 from hypothesis import strategies as st
 from notify.fakes import (
     BAND,
@@ -29,6 +29,8 @@ from notify.fakes import (
 )
 
 from sluice import records
+from sluice.notify import url
+from sluice.notify.alertmanager import RETRY_MAX_S, Alertmanager
 from sluice.notify.change import NOTHING, Said
 from sluice.notify.notifier import Notifier
 from sluice.notify.rules import Judge
@@ -405,6 +407,32 @@ def test_events_are_of_every_rule_whatever_people_want(world: World, start: Star
     see(notifier, world, BAND)
     wait_until(lambda: events, "the event")
     assert (events[0].key, events[0].reason, pad.attempts) == (KEY, "Throttling", 0)
+
+
+def test_an_alertmanager_that_is_back_is_told_long_before_a_chat_would_be(
+    world: World, start: Start
+) -> None:
+    with listening() as living:
+        living.answer = 503
+        endpoint = url.alertmanager(f"alertmanager://127.0.0.1:{living.port}")
+        assert endpoint is not None
+        sink = Alertmanager(endpoint, "alertmanager-00000000", retry_max_s=0.05)
+        notifier = start([sink], pace=Pace(first_s=300, most_s=300))
+        see(notifier, world, SPENT)
+        wait_until(lambda: living.attempts >= 2, "it is asked again")
+        living.answer = 200
+        wait_until(lambda: living.bodies, "it is told")
+    assert 0 < RETRY_MAX_S <= 15
+
+
+def test_an_alertmanager_that_refuses_is_said_to_refuse() -> None:
+    for host in ("127.0.0.1", "nowhere.invalid"):
+        endpoint = url.alertmanager(f"alertmanager://{host}:{free_port()}")
+        assert endpoint is not None
+        sink = Alertmanager(endpoint, "alertmanager-00000000")
+        with pytest.raises(SinkFailed, match="no connection: ") as caught:
+            sink.attempt({KEY: condition(SPENT)}, NOON)
+        assert "no answer" not in caught.value.message
 
 
 def test_all_changes_of_a_look_are_one_message(world: World, start: Start) -> None:
