@@ -13,8 +13,8 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
 from sluice._charge cimport (
-    ALLOW, DROP, RELAXED, RULE_COLUMNS, RULE_DRY, RULE_HARD, RULE_SOFT, RUN_MAX, TALLY_CHARGED,
-    TALLY_COLUMNS, TALLY_DROPPED, TALLY_ENTRIES, THROTTLE, charge_run, load, plus, swap, verdict,
+    ALLOW, DROP, RELAXED, RULE_COLUMNS, RULE_DRY, RUN_MAX, TALLY_CHARGED, TALLY_COLUMNS,
+    TALLY_DROPPED, TALLY_ENTRIES, THROTTLE, charge_run, load, plus, read_rule, swap, verdict,
 )
 from sluice._survey cimport PROBE, SHORT, Survey, run_length, sum_of
 
@@ -65,21 +65,23 @@ cdef inline void charge(
 cdef inline void read_copy(Batch *b, int32_t team, Copy *copy, int64_t chunk) noexcept nogil:
     cdef const int64_t *rule = b.rule + team * <int64_t>RULE_COLUMNS
     copy.used = copy.before = load(b.used + team, RELAXED)
-    copy.soft = rule[RULE_SOFT]
-    copy.hard = rule[RULE_HARD]
+    read_rule(rule, &copy.soft, &copy.hard)
     # A dry run counts more than a copy has words for: its entries go one by one.
     copy.chunk = DRY if rule[RULE_DRY] else chunk
     copy.entries[0] = copy.entries[1] = copy.entries[2] = copy.dropped = 0
 
 
 cdef inline bint is_same_from(const Copy *copy, int64_t used) noexcept nogil:
-    """Whether each of the copy's entries would get its verdict with the counter at `used`, too."""
+    """Whether each of the copy's entries would get its verdict with the counter at `used`, too.
+
+    False where a threshold would be met to the byte: the last entry may be an empty one.
+    """
     cdef int64_t charged = copy.used - copy.before
     if copy.entries[DROP]:
         return False
     if not copy.entries[THROTTLE]:
-        return charged <= copy.soft - used
-    return not copy.entries[ALLOW] and used > copy.soft and charged <= copy.hard - used
+        return charged < copy.soft - used
+    return not copy.entries[ALLOW] and used >= copy.soft and charged < copy.hard - used
 
 
 cdef inline bint keep_copy(Batch *b, int32_t team, const Copy *copy) noexcept nogil:

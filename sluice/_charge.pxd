@@ -9,6 +9,10 @@ still there; so under any number of threads the outcome is that of some order of
 Rule 2: `n > hard - used`, never `used + n > hard`: used is in [0, 2^62] and hard in [-1, 2^62],
 so the difference cannot overflow.
 Rule 3: RELAXED, for nothing but the counter's own value is read through it.
+Rule 4: an entry needs at least one byte of room, although an empty one is charged nothing
+(`needed`). Otherwise a team that has spent its limit to the byte could send empty entries for ever.
+Rule 5: thresholds are read once, by `read_rule`, and `soft` never counts above `hard`: the ledger
+replaces the two words one after the other while this code runs.
 """
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memset
@@ -63,15 +67,40 @@ cdef inline bint swap(int64_t *cell, int64_t old, int64_t new) noexcept nogil:
     return compare_exchange(cell, &old, new, False, RELAXED, RELAXED)
 
 
+cdef inline void read_rule(
+    const int64_t *rule, int64_t *soft_out, int64_t *hard_out
+) noexcept nogil:
+    """Read a team's thresholds."""
+    hard_out[0] = load(<int64_t *>rule + RULE_HARD, RELAXED)
+    soft_out[0] = min(load(<int64_t *>rule + RULE_SOFT, RELAXED), hard_out[0])
+
+
+cdef inline int64_t needed(int64_t n) noexcept nogil:
+    """The room that an entry of `n` bytes needs."""
+    return n + <int64_t>(n == 0)
+
+
 cdef inline int verdict(int64_t soft, int64_t hard, int64_t used, int64_t n) noexcept nogil:
-    """What `n` more bytes mean for a team at `used`."""
-    return <int>(n > soft - used) + <int>(n > hard - used)
+    """What an entry of `n` bytes gets for a team at `used`; soft <= hard."""
+    cdef int64_t need = needed(n)
+    return <int>(need > soft - used) + <int>(need > hard - used)
+
+
+cdef inline bint is_run_within(int64_t total, int64_t last, int64_t room) noexcept nogil:
+    """Whether all entries of a run fit into `room`, one after another.
+
+    Empty entries need one byte of room, so a run that fills the room to the byte must not end
+    with one. `last` is the size of the last entry.
+    """
+    return total < room + <int64_t>(last > 0)
 
 
 cdef inline bint is_any_within(const int64_t *size, int64_t n, int64_t room) noexcept nogil:
-    """Whether any of `size` is at most `room` (>= -1); without a branch, so that it vectorises."""
+    """Whether any of these entries fits into `room`; the loop has no branch, so it vectorises."""
     cdef int64_t signs = 0
     cdef int64_t i
+    if room < 1:
+        return False
     for i in range(n):
         signs |= size[i] - (room + 1)
     return signs < 0
@@ -87,11 +116,11 @@ cdef inline int64_t fitting(
         total = 0
         for k in range(BLOCK):
             total += size[i + k]
-        if total > limit - used[0]:
+        if not is_run_within(total, size[i + BLOCK - 1], limit - used[0]):
             break
         used[0] += total
         i += BLOCK
-    while i < n and size[i] <= limit - used[0]:
+    while i < n and needed(size[i]) <= limit - used[0]:
         used[0] += size[i]
         i += 1
     return i
@@ -105,12 +134,11 @@ cdef inline int64_t charged_after(
 
     `total` is the sum of their sizes, or -1 if that may overflow.
     """
-    # Copies, for a store through a byte pointer makes the compiler read the rule again.
-    cdef int64_t soft = rule[RULE_SOFT]
-    cdef int64_t hard = rule[RULE_HARD]
+    cdef int64_t soft, hard
     cdef int64_t before = used
     cdef int64_t allowed, throttled, dropped_bytes, i, end
     cdef int action
+    read_rule(rule, &soft, &hard)
     i = allowed = fitting(size, n, total >= 0, soft, &used)
     # The first of these crosses the soft threshold, so none behind it is below.
     i += fitting(size + i, n - i, total >= 0, hard, &used)
@@ -120,7 +148,7 @@ cdef inline int64_t charged_after(
     # One did not fit. Smaller ones may, but not often.
     while i < n:
         end = min(n, i + BLOCK)
-        if not is_any_within(size + i, end - i, max(hard - used, <int64_t>-1)):
+        if not is_any_within(size + i, end - i, hard - used):
             memset(action_out + i, DROP, end - i)
             i = end
         while i < end:
@@ -149,10 +177,11 @@ cdef inline int64_t dry_after(
     int64_t *tally_out
 ) noexcept nogil:
     """The same for a dry run: all is admitted, up to what the counter can hold."""
-    cdef int64_t i
+    cdef int64_t soft, hard, i
     cdef int action
+    read_rule(rule, &soft, &hard)
     for i in range(n):
-        action = verdict(rule[RULE_SOFT], rule[RULE_HARD], used, size[i])
+        action = verdict(soft, hard, used, size[i])
         tally_out[TALLY_DRY + action] = plus(tally_out[TALLY_DRY + action], size[i])
         action = ALLOW if size[i] <= USED_MAX - used else DROP
         action_out[i] = action
@@ -170,18 +199,19 @@ cdef inline int whole_run(
 ) noexcept nogil:
     """The one action that all entries of a run get, or -1 where they must be judged singly.
 
-    A run gets one action if it stays under the soft threshold as a whole, if it begins above
-    it and fits under the hard one, or if not one of its entries fits. `total` is the sum of
+    A run gets one action if it stays under the soft threshold as a whole, if it begins there or
+    above and fits under the hard one, or if not one of its entries fits. `total` is the sum of
     its sizes, or -1 if that may overflow.
     """
-    cdef int64_t room = rule[RULE_HARD] - used
+    cdef int64_t soft, hard
     if total < 0 or rule[RULE_DRY]:
         return -1
-    if total <= rule[RULE_SOFT] - used:
+    read_rule(rule, &soft, &hard)
+    if is_run_within(total, size[n - 1], soft - used):
         return ALLOW
-    if used > rule[RULE_SOFT] and total <= room:
+    if used >= soft and is_run_within(total, size[n - 1], hard - used):
         return THROTTLE
-    if room < 0 or not is_any_within(size, n, room):
+    if not is_any_within(size, n, hard - used):
         return DROP
     return -1
 

@@ -8,8 +8,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memset
 
 from sluice._charge cimport (
-    ALLOW, DROP, RELAXED, RULE_DRY, RULE_HARD, RULE_KEEP, RULE_SOFT, THROTTLE, USED_MAX, load,
-    swap, verdict,
+    ALLOW, DROP, RELAXED, RULE_DRY, RULE_KEEP, THROTTLE, USED_MAX, load, read_rule, swap, verdict,
 )
 from sluice._cursor cimport Cursor, read_length, read_tag
 from sluice._hash cimport xxh64
@@ -89,12 +88,13 @@ cdef inline int64_t judge_chunk(
 ) noexcept nogil:
     """Judge `n` entries one after another from `used` on; returns what is used after them."""
     cdef const int64_t *entry
-    cdef int64_t i, size
+    cdef int64_t soft, hard, i, size
     cdef int action, outcome
+    read_rule(rule, &soft, &hard)
     for i in range(first, first + n):
         entry = push.entry + i * ENTRY_COLUMNS
         size = entry[ENTRY_SIZE]
-        action = verdict(rule[RULE_SOFT], rule[RULE_HARD], used, size)
+        action = verdict(soft, hard, used, size)
         outcome = KEPT
         if rule[RULE_DRY]:
             tally_out[TALLY_DRY + action] += size
@@ -140,11 +140,15 @@ cdef inline void judge_stream(
 cdef inline bint is_under(
     int64_t total, int64_t count, const int64_t *rule, int64_t *cell, int64_t *tally_out
 ) noexcept nogil:
-    """Charge a whole run if it stays under the soft threshold; else change nothing."""
-    cdef int64_t used
+    """Charge a whole run if it stays below the soft threshold; else change nothing.
+
+    A run that meets the threshold to the byte is looked at: its last entry may be an empty one.
+    """
+    cdef int64_t used, soft, hard
     while True:
         used = load(cell, RELAXED)
-        if total > rule[RULE_SOFT] - used:
+        read_rule(rule, &soft, &hard)
+        if total >= soft - used:
             return False
         if swap(cell, used, used + total):
             break

@@ -41,7 +41,9 @@ def evaluate_usage_stateless(
         team: the team's name; it does not change the answer, it is there for the caller's log.
         daily_limit, current_usage, new_bytes: bytes, >= 0. A month works the same way.
 
-    Exactly 80 % of the limit still allows, exactly 100 % still throttles.
+    Exactly 80 % of the limit still allows, exactly 100 % still throttles. This is a question about
+    bytes: no more bytes at exactly 100 % are within the limit. The core asks about entries, and an
+    entry without bytes needs the room of one byte (`_charge.pxd`, rule 4).
     """
     return within(current_usage + new_bytes, soft_limit(daily_limit), daily_limit)
 

@@ -27,9 +27,11 @@ def plus(a: int, b: int) -> int:
 
 
 def verdict(soft: int, hard: int, used: int, size: int) -> Action:
-    if size > hard - used:
+    """What an entry of `size` bytes gets for a team at `used`; an empty one needs one byte."""
+    need = max(size, 1)
+    if need > hard - used:
         return Action.DROP
-    if size > soft - used:
+    if need > soft - used:
         return Action.THROTTLE
     return Action.ALLOW
 

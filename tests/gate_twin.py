@@ -52,7 +52,7 @@ class Twin:
 
     def action(self, namespace: str, size: int, now: float) -> Action:
         return max(
-            evaluate_usage_stateless(namespace, limit, self.used[key], size)
+            evaluate_usage_stateless(namespace, limit, self.used[key], max(size, 1))
             for key, limit in self.windows(namespace, now)
         )
 

@@ -109,6 +109,9 @@ def rules_near(draw: st.DrawFn, used: int) -> Rule:
         soft = max(-1, used + draw(st.integers(-3, 60)))
         hard = soft + draw(st.integers(0, 150))
     soft, hard = min(soft, USED_MAX), min(hard, USED_MAX)
+    if draw(st.integers(0, 9)) == 0:
+        # as a reader sees them while the ledger replaces them
+        soft, hard = hard, soft
     keep = draw(st.sampled_from([0, 2**62, 2**63, 2**63 + 2**62, KEEP_ALL]))
     return Rule(soft, hard, keep, int(draw(st.integers(0, 5)) == 0))
 

@@ -36,24 +36,33 @@ def test_the_compiled_core_is_compiled() -> None:
         (limited(1000), 0, [800, 1, 199, 1], [ALLOW, THROTTLE, THROTTLE, DROP]),
         (limited(1000), 799, [1, 1], [ALLOW, THROTTLE]),
         (limited(1000), 999, [1, 1], [THROTTLE, DROP]),
-        (limited(1000), 1000, [0, 1], [THROTTLE, DROP]),
+        # an empty entry is charged nothing, and needs a byte of room all the same
+        (limited(1000), 1000, [0, 1], [DROP, DROP]),
+        (limited(1000), 999, [0, 1, 0], [THROTTLE, THROTTLE, DROP]),
+        (limited(1000), 799, [0, 1, 0], [ALLOW, ALLOW, THROTTLE]),
+        (limited(1000), 0, [800, 0, 200, 0], [ALLOW, THROTTLE, THROTTLE, DROP]),
+        (limited(1000), 0, [0] * 40 + [800], [ALLOW] * 41),
+        (limited(1000), 0, [800] + [0] * 40, [ALLOW] + [THROTTLE] * 40),
+        (limited(1000), 1000, [0] * 100, [DROP] * 100),
+        (limited(1000), 0, [1001, 999, 0, 2], [DROP, THROTTLE, THROTTLE, DROP]),
         # 80 % of an odd limit is rounded down
         (limited(9), 0, [7, 1, 1, 1], [ALLOW, THROTTLE, THROTTLE, DROP]),
         (limited(1), 0, [1, 1], [THROTTLE, DROP]),
         # a small line still passes after a large one was dropped
         (limited(1000), 0, [900, 200, 100, 1], [THROTTLE, DROP, THROTTLE, DROP]),
         (limited(1000), 0, [HUGE // 2, 800, HUGE // 4, 1], [DROP, ALLOW, DROP, THROTTLE]),
-        # nothing is admitted by a limit of 0 but what has no bytes
-        (limited(0), 0, [0, 1, 0], [ALLOW, DROP, ALLOW]),
-        # thresholds below the usage: not even that
+        # nothing is admitted by a limit of 0, nor by thresholds below the usage
+        (limited(0), 0, [0, 1, 0], [DROP, DROP, DROP]),
         (Rule(-1, -1), 0, [0, 1], [DROP, DROP]),
         (Rule(5, 5), 6, [0, 1], [DROP, DROP]),
-        (Rule(-1, 10), 0, [0, 10, 0, 1], [THROTTLE, THROTTLE, THROTTLE, DROP]),
+        (Rule(-1, 10), 0, [0, 10, 0, 1], [THROTTLE, THROTTLE, DROP, DROP]),
+        # the thresholds while they are being replaced: the soft one is above the hard one
+        (Rule(90, 50), 0, [40, 20, 10, 0, 1], [ALLOW, DROP, ALLOW, DROP, DROP]),
         # the largest thresholds, and a counter that nears them
-        (Rule(USED_MAX, USED_MAX), 0, [USED_MAX, 0, 1], [ALLOW, ALLOW, DROP]),
+        (Rule(USED_MAX, USED_MAX), 0, [USED_MAX, 0, 1], [ALLOW, DROP, DROP]),
         (Rule(USED_MAX, USED_MAX), 0, [USED_MAX + 1, HUGE // 4], [DROP, ALLOW]),
         (Rule(USED_MAX - 1, USED_MAX), USED_MAX - 2, [1, 1, 1], [ALLOW, THROTTLE, DROP]),
-        (Rule(USED_MAX, USED_MAX), USED_MAX, [0, 1, HUGE // 2], [ALLOW, DROP, DROP]),
+        (Rule(USED_MAX, USED_MAX), USED_MAX, [0, 1, HUGE // 2], [DROP, DROP, DROP]),
         (Rule(-1, -1), USED_MAX, [0, HUGE], [DROP, DROP]),
     ],
 )
@@ -77,9 +86,9 @@ def test_an_entry_is_judged_by_what_is_used_before_it(
 def test_one_entry_gets_the_action_of_the_policy(
     limit: int, percent: int, more: int, size: int
 ) -> None:
-    """A single entry's action is that of evaluate_usage_stateless."""
+    """A single entry's action is that of evaluate_usage_stateless, where an empty one is a byte."""
     used = min(max(limit * percent // 100 + more - size, 0), USED_MAX)
-    expected = policy.evaluate_usage_stateless("shop", limit, used, size)
+    expected = policy.evaluate_usage_stateless("shop", limit, used, max(size, 1))
     for core in twins.CORES.values():
         assert twins.evaluate(core, [0], [size], [limited(limit)], [used]).action == [expected]
 

@@ -30,10 +30,12 @@ from judging import (
     row_of,
     spent,
 )
-from shippers import Push, Stream
+from shippers import Entry, Push, Stream
 
 from sluice import Action, Gate, columns, errors
 from sluice.wire import loki
+
+NS = 1_700_000_000 * 10**9
 
 # what goes on
 
@@ -117,6 +119,36 @@ def test_a_line_that_does_not_fit_is_dropped_and_a_smaller_one_behind_it_passes(
     push = pack([one_stream("shop", ["x" * 60, "y" * 50, "z" * 10])], loki.Dialect.JSON)
     judgement = judged(gate, push)
     assert lines_of(forwarded(push, judgement)) == ["x" * 60, "z" * 10]
+
+
+def empty_entries(dialect: loki.Dialect, n: int) -> Push:
+    """A push of entries that Loki bills nothing for; each second one has a `detected_level`."""
+    held = [Entry(NS + i, "", {"detected_level": "info"} if i % 2 else {}) for i in range(n)]
+    return pack([Stream({"namespace": "shop"}, held)], dialect)
+
+
+@pytest.mark.parametrize("dialect", loki.Dialect)
+@pytest.mark.parametrize("limit", [0, 100])
+def test_entries_without_bytes_are_dropped_once_the_limit_is_spent(dialect, limit):
+    gate = Gate([make("shop", limit)])
+    if limit:
+        spent(gate, "shop", limit)
+    judgement = judged(gate, empty_entries(dialect, 1200))
+    assert judgement.body is None
+    judgement.commit()
+    assert counts_of(gate, "shop/shop")["dropped"] == {"entries": 1200, "bytes": 0}
+
+
+@pytest.mark.parametrize("dialect", loki.Dialect)
+def test_entries_without_bytes_are_sampled_in_the_band_and_charged_nothing(dialect):
+    gate = Gate([make("shop", 100, throttle={"sampleRate": 0.5})])
+    spent(gate, "shop", 80)
+    judgement = judged(gate, empty_entries(dialect, 1200))
+    judgement.commit()
+    counts = counts_of(gate, "shop/shop")
+    assert 450 < counts["sampled"]["entries"] < 750
+    assert counts["sampled"]["entries"] + counts["forwarded"]["entries"] == 1200 + 1
+    assert row_of(gate, "shop").usage.day == 80
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,9 @@ def test_resolve_gives_a_team_for_each_namespace_and_minus_one_where_none_govern
 def test_evaluate_charges_allow_and_throttle_in_full_and_commits_at_once():
     gate = Gate([make("shop", 100)])
     teams = gate.resolve(["shop", "free", "shop", "shop", "shop"])
-    actions = gate.evaluate(teams, [80, 10**18, 20, 1, 0], now=NOON)
+    actions = gate.evaluate(teams, [80, 10**18, 0, 20, 1], now=NOON)
     assert actions.dtype == np.int8
-    assert actions.tolist() == [Action.ALLOW, Action.ALLOW, Action.THROTTLE, Action.DROP, 1]
+    assert actions.tolist() == [Action.ALLOW, Action.ALLOW, 1, Action.THROTTLE, Action.DROP]
     row = row_of(gate, "shop")
     assert (row.usage.day, row.usage.month) == (100, 100)
     assert counts_of(gate, "shop/shop") == {
@@ -34,6 +34,16 @@ def test_evaluate_charges_allow_and_throttle_in_full_and_commits_at_once():
         "refused": {"entries": 0, "bytes": 0},
     }
     assert not any(counts_of(gate, "")["received"].values())
+
+
+@pytest.mark.parametrize("charge", [True, False])
+@pytest.mark.parametrize("n", [1, 8, 40, 5000])
+def test_entries_without_bytes_are_dropped_once_the_limit_is_spent(n, charge):
+    gate = Gate([make("shop", 100), make("none", 0)])
+    spent(gate, "shop", 100)
+    for namespaces in (["shop"] * n, ["none"] * n, ["shop", "none"] * n):
+        actions = gate.evaluate(gate.resolve(namespaces), [0] * len(namespaces), now=NOON)
+        assert set(actions.tolist()) == {Action.DROP}
 
 
 def test_evaluate_without_charge_says_what_would_be_and_changes_nothing():
