@@ -31,12 +31,19 @@ class Loki(Server):
 
     name = "loki"
 
-    def __init__(self, folder: Path, binary: Path) -> None:
+    def __init__(
+        self, folder: Path, binary: Path, overrides: dict[str, Any] | None = None, **parts: Any
+    ) -> None:
+        """`overrides` are limits by tenant; `parts` are further parts of the configuration."""
         super().__init__(folder)
         self.binary = binary
         self.port = free_port()
         self.config = folder / "loki.yaml"
-        self.config.write_text(yaml.safe_dump(loki_config(folder, self.port, free_port())))
+        limits = folder / "limits.yaml"
+        limits.write_text(yaml.safe_dump({"overrides": overrides or {}}))
+        config = loki_config(folder, self.port, free_port()) | parts
+        config["runtime_config"] = {"file": str(limits)}
+        self.config.write_text(yaml.safe_dump(config))
 
     def command(self) -> list[str]:
         return [str(self.binary), f"-config.file={self.config}", "-target=all"]
