@@ -68,7 +68,7 @@ def controller(**given: Any) -> None:
     flags.PAGES_OPTIONS,
     flags.KUBECONFIG_OPTIONS,
     flags.DASHBOARD_OPTIONS,
-    (flags.AUTH,),
+    (flags.AUTH, flags.ALLOWED_HOST),
     flags.LOG_OPTIONS,
 )
 def dashboard_(**given: Any) -> None:

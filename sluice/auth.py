@@ -1,6 +1,7 @@
 """Who may look: nobody is asked, whoever has a token, or whom an authenticating proxy names.
 
-Guards pages and /api/*, evaluate too; never pushes, /ready, /metrics and /api/health.
+Guards pages and /api/*, evaluate too; never pushes, /ready, /metrics and /api/health. The name
+under which a request comes is looked at for all but pushes and /ready, see hosts.py.
 """
 
 import base64
@@ -13,13 +14,12 @@ from typing import Self
 
 import flask
 
-from sluice import errors
+from sluice import errors, hosts
 
 log = logging.getLogger("sluice.auth")
 
-OPEN_PATHS = frozenset({
-    "/ready", "/metrics", "/api/health", "/loki/api/v1/push", "/api/prom/push",
-})  # fmt: skip
+ANY_HOST_PATHS = frozenset({"/ready", "/loki/api/v1/push", "/api/prom/push"})
+OPEN_PATHS = ANY_HOST_PATHS | {"/metrics", "/api/health"}
 # Source: RFC 9110, 5.1 and 5.6.2.
 HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 # Bearer for programs; Basic has browsers ask for a password.
@@ -47,10 +47,12 @@ class Auth:
         header: whoever comes with this header may look. An authenticating proxy must set it, drop
             what clients send of it, also with underscores for its dashes (WSGI takes them for the
             same), and be the only one that reaches the port.
+        hosts: names of this server beside those that nobody can register; None: any name is.
     """
 
     token_file: Path | None = None
     header: str | None = None
+    hosts: tuple[str, ...] | None = None
 
     @classmethod
     def parse(cls, value: str) -> Self:
@@ -89,6 +91,14 @@ class Auth:
 
     def guard(self, app: flask.Flask) -> None:
         """Have the app ask everybody who they are, before it says which paths there are."""
+        own_names = self.hosts
+        if own_names is not None:
+
+            @app.before_request
+            def look_at_host() -> None:
+                if flask.request.path not in ANY_HOST_PATHS:
+                    hosts.check_host(flask.request.headers.get("Host", ""), own_names)
+
         token = None if self.token_file is None else Token(self.token_file)
         if token is None and self.header is None:
             return

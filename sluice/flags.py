@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from sluice import auth, budget, errors, quantity, table
+from sluice import auth, budget, errors, hosts, quantity, table
 from sluice.notify import url
 from sluice.settings import Address
 
@@ -186,6 +186,23 @@ def option(flag: str, **more: Any) -> Callable[[Command], Command]:
     return click.option(flag, envvar=variable, show_envvar=True, **more)
 
 
+class HostType(click.ParamType[str]):
+    """A host's name, or with a dot before it all names below."""
+
+    name = "HOST"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """Click's hook."""
+        bare = value.removeprefix(".")
+        if not bare or hosts.name_of(bare) != bare.lower().rstrip("."):
+            self.fail(
+                f"expected a name such as logs.example.com or .example.com, got {value!r}",
+                param,
+                ctx,
+            )
+        return str(value)
+
+
 class RulesType(click.ParamType[tuple[str, ...]]):
     """Rules of notify/rules.py with commas between them, or none."""
 
@@ -236,6 +253,15 @@ AUTH = option(
     type=AuthType(),
     help="Who may read pages and /api: none (everybody), bearer:FILE (whoever sends the token in"
     " FILE, or gives it as password), header:NAME (whoever an authenticating proxy names there).",
+)
+ALLOWED_HOST = option(
+    "--allowed-host",
+    type=HostType(),
+    multiple=True,
+    help="A name under which people reach pages and API, such as logs.example.com, or"
+    " .example.com for all below; others are refused (DNS rebinding). Repeatable. Addresses, names"
+    " without a dot, *.svc, *.cluster.local, *.local, *.internal, and the host of --dashboard-url"
+    " need not be given.",
 )
 
 RUN_OPTIONS = (
@@ -430,6 +456,12 @@ SERVING_OPTIONS = (
         default="allow",
         help="What happens to streams that no budget governs.",
     ),
+    option(
+        "--evaluate",
+        is_flag=True,
+        help="Answer POST /api/v1/evaluate, which spends budgets for callers that forward logs by"
+        " themselves. Whoever reaches the port, or has the token of --auth, may call it.",
+    ),
 )
 
 LOG_OPTIONS = (
@@ -444,6 +476,7 @@ LOG_OPTIONS = (
 
 COMMON_OPTIONS = (
     AUTH,
+    ALLOWED_HOST,
     option(
         "--namespace-label",
         type=LabelType(),

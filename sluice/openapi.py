@@ -25,9 +25,15 @@ authenticating proxy. /api/health, /ready and /metrics are open to all, and so a
 ERRORS = {
     400: ("BadRequest", "A parameter or the body cannot be understood; the error names it."),
     401: ("Unauthorized", "No token, the wrong one, or not through the proxy of --auth."),
+    403: (
+        "WrongHost",
+        "It came under a name that is not this server's (--allowed-host), or another site's page"
+        " made a browser send it.",
+    ),
     404: ("NotFound", "There is no such team, or this process does not keep what was asked for."),
     409: ("Ambiguous", "Teams in several namespaces have this name: choose with `namespace`."),
     413: ("TooLarge", "The body is larger than --max-body."),
+    415: ("NotJson", "The Content-Type is not application/json."),
     503: ("Unavailable", "Whoever knows does not answer now, or not yet: ask again."),
 }
 TAKES_TOKEN: list[dict[str, list[str]]] = [{}, {"bearer": []}, {"basic": []}]
@@ -140,7 +146,7 @@ STEP: Schema = {"type": "integer", "minimum": 60, "maximum": 2_678_400, "multipl
 
 KEPT = "Kept by `sluice run` and by the dashboard; else 404."
 # What asking for one team may end with.
-OF_A_TEAM = 400, 401, 404, 409, 503
+OF_A_TEAM = 400, 401, 403, 404, 409, 503
 
 READ: dict[str, object] = {
     "/ready": {
@@ -164,10 +170,11 @@ READ: dict[str, object] = {
             "health",
             "What the process depends on, and what is wrong with budgets.",
             "Health",
+            403,
             security=[],
         )
     },
-    "/api/teams": {"get": operation("teams", "teams", "All teams.", "Teams", 400, 401, 503)},
+    "/api/teams": {"get": operation("teams", "teams", "All teams.", "Teams", 400, 401, 403, 503)},
     "/api/teams/{name}": {
         "parameters": [TEAM, NAMESPACE],
         "get": operation("teams", "team", "One team.", "Team", *OF_A_TEAM),
@@ -245,7 +252,7 @@ PUSH: Operation = {
 def judging(name: str, words: str, call: str, answer: str, example: object) -> Operation:
     """An operation that judges entries."""
     body = {"required": True, "content": json_of(call, example=example)}
-    failures = (400, 401, 413, 503)
+    failures = (400, 401, 403, 404, 413, 415, 503)
     return operation(
         "entries", name, words, answer, *failures, description=CHARGED, requestBody=body
     )

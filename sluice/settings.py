@@ -5,13 +5,14 @@ flags.py says how each is given. These two are the only readers of the environme
 
 import ipaddress
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import click
 
-from sluice import table
+from sluice import hosts, table
 from sluice.auth import NOBODY_IS_ASKED, Auth
 from sluice.pace import Pace
 
@@ -51,6 +52,15 @@ class Address:
         return f"{host}:{self.port}"
 
 
+def guarded(flags: dict[str, Any]) -> Auth:
+    """Who may look, and under which names of this server."""
+    addresses = (flags.get("listen"), flags.get("dashboard_listen"))
+    names = [one.host for one in addresses if one is not None]
+    if flags.get("dashboard_url"):
+        names.append(hosts.name_of(urlsplit(flags["dashboard_url"]).netloc))
+    return replace(flags["auth"] or NOBODY_IS_ASKED, hosts=(*names, *flags["allowed_host"]))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
     """The settings of whatever takes pushes."""
@@ -68,6 +78,7 @@ class Serving:
     max_decoded_total: int
     namespace_label: tuple[str, ...]
     unbudgeted: str
+    evaluate: bool
     auth: Auth
     log_format: str
     log_level: str
@@ -87,7 +98,7 @@ class Serving:
                 f" --max-decoded-total {flags['max_decoded_total']}"
             )
         flags["state_dir"] = flags["state_dir"] or default_state_dir()
-        flags["auth"] = flags["auth"] or NOBODY_IS_ASKED
+        flags["auth"] = guarded(flags)
         flags["namespace_label"] = flags["namespace_label"] or table.NAMESPACE_LABELS
         return cls(**{own.name: flags[own.name] for own in fields(cls)})
 
@@ -149,7 +160,7 @@ class Controller:
     @classmethod
     def from_flags(cls, flags: dict[str, Any]) -> Self:
         """What click parsed."""
-        flags["auth"] = flags["auth"] or NOBODY_IS_ASKED
+        flags["auth"] = guarded(flags)
         flags["namespace_label"] = flags["namespace_label"] or table.NAMESPACE_LABELS
         return cls(**{own.name: flags[own.name] for own in fields(cls)})
 
@@ -180,13 +191,12 @@ class Dashboard:
 
         Others than this machine may only look if somebody has said who.
         """
-        if flags["auth"] is None:
-            if not flags["listen"].is_loopback:
-                raise click.UsageError(
-                    f"--listen {flags['listen']} is open to other machines: say who may look with"
-                    " --auth bearer:FILE or --auth header:NAME, or --auth none for everybody"
-                )
-            flags["auth"] = NOBODY_IS_ASKED
+        if flags["auth"] is None and not flags["listen"].is_loopback:
+            raise click.UsageError(
+                f"--listen {flags['listen']} is open to other machines: say who may look with"
+                " --auth bearer:FILE or --auth header:NAME, or --auth none for everybody"
+            )
+        flags["auth"] = guarded(flags)
         flags["state_dir"] = flags["state_dir"] or default_state_dir() / "dashboard"
         return cls(**{own.name: flags[own.name] for own in fields(cls)})
 

@@ -38,6 +38,7 @@ class Front:
     def __init__(self, budgets: Sequence[Mapping[str, Any]], sender: Any = None, **more: Any):
         self.gate = Gate([Budget.from_manifest(one) for one in budgets])
         self.sender = Sender() if sender is None else sender
+        more.setdefault("evaluates", True)
         flask_app = app.create_app(self.gate, self.sender, clock=lambda: NOON, **more)
         self.client = flask_app.test_client()
 
@@ -50,7 +51,7 @@ class Front:
 
     def call(self, path: str, call: Any) -> werkzeug.test.TestResponse:
         body = call if isinstance(call, bytes) else json.dumps(call).encode()
-        return self.client.post(path, data=body)
+        return self.client.post(path, data=body, content_type="application/json")
 
     def samples(self) -> list[Any]:
         families = text_string_to_metric_families(self.client.get("/metrics").text)

@@ -196,19 +196,20 @@ def answered(sock: socket.socket) -> bytes:
 def test_callers_of_evaluate_that_never_finish_keep_neither_probes_nor_pushes_waiting(
     sluice, upstream
 ):
-    server = sluice([SHOP], upstream.url)
+    server = sluice([SHOP], upstream.url, args=["--evaluate"])
     with dripping(server, "/api/v1/evaluate", 40), probing(server) as probes:
         wait_until(lambda: len(probes.took["/metrics"]) > 10, "probes are answered")
         assert all(is_served(server) for _ in range(20))
 
 
 def test_a_crowd_of_callers_of_evaluate_is_served_exactly(sluice, upstream):
-    server = sluice([budget("shop", 1000)], upstream.url)
+    server = sluice([budget("shop", 1000)], upstream.url, args=["--evaluate"])
+    headers = {"Content-Type": "application/json"}
     call = json.dumps({"namespace": "shop", "size": 1}).encode()
     answers: Counter[str] = Counter()
 
     def ask() -> None:
-        mine = [server.request("POST", "/api/v1/evaluate", call) for _ in range(40)]
+        mine = [server.request("POST", "/api/v1/evaluate", call, headers) for _ in range(40)]
         server.close()
         answers.update(reply.json.get("action", reply.text) for reply in mine)
 

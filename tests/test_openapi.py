@@ -57,7 +57,7 @@ def agent(budgets: list[dict[str, Any]], **more: Any) -> flask.Flask:
             door.evaluate(teams, [size] * len(teams), now=NOON)
     if more.pop("is_full", False):
         more["source"] = full_source(door)
-    return app.create_app(door, Sender(), clock=lambda: NOON, **more)
+    return app.create_app(door, Sender(), clock=lambda: NOON, evaluates=True, **more)
 
 
 def fuzz(schema: Any) -> Counter[tuple[str, int]]:
@@ -120,7 +120,7 @@ def test_nothing_in_the_document_is_unused():
         found = openapi.document(takes_pushes=takes_pushes)
         used = set(re.findall(r"#/components/\w+/(\w+)", str(found)))
         for kind in ("schemas", "responses"):
-            assert set(found["components"][kind]) <= used | {"TooLarge"}
+            assert set(found["components"][kind]) <= used | {"TooLarge", "NotJson"}
 
 
 def test_every_operation_and_field_says_what_it_is():
@@ -209,7 +209,7 @@ def test_when_whoever_keeps_the_past_is_away_it_is_a_503_as_described():
     door = Gate([Budget.from_manifest(one) for one in BUDGETS])
     source = full_source(door)
     source.records.trouble = "prometheus http://prometheus:9090: connection refused"
-    made = app.create_app(door, Sender(), clock=lambda: NOON, source=source)
+    made = app.create_app(door, Sender(), clock=lambda: NOON, source=source, evaluates=True)
     # An answer of 503 is a fault only where nobody has described it.
     described = {"not_a_server_error": {"expected-statuses": ["2xx", "4xx", "503"]}}
     named = {"path.name": KNOWN, "query.namespace": "default"}

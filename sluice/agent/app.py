@@ -31,6 +31,7 @@ def create_app(
     is_node: bool = False,
     collectors: Iterable[Collector] = (),
     guard: auth.Auth = auth.NOBODY_IS_ASKED,
+    evaluates: bool = False,
 ) -> flask.Flask:
     """The WSGI application of agent and `run`.
 
@@ -44,6 +45,7 @@ def create_app(
         is_node: other nodes count for the same budgets; a sum over all must be right.
         collectors: further series of /metrics.
         guard: who may look.
+        evaluates: answer /api/v1/evaluate, which spends budgets.
     """
     app = flask.Flask("sluice.agent", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -61,7 +63,10 @@ def create_app(
     shown = source or api.Source(lambda now: usage.rows(door.ledger, now))
     document = openapi.document(takes_pushes=True)
     app.register_blueprint(api.blueprint(shown, clock, state, document))
-    app.register_blueprint(evaluate.blueprint(door, clock, call_reader(turns, max_body)))
+    reader = call_reader(turns, min(max_body, evaluate.BODY_MAX))
+    app.register_blueprint(
+        evaluate.blueprint(door, clock, reader) if evaluates else evaluate.absent()
+    )
     app.add_url_rule("/metrics", "metrics", counters.response)
     api.errors_as_json(app, log, counters)
     guard.guard(app)

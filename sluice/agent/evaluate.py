@@ -1,5 +1,10 @@
 """POST /api/v1/evaluate and /api/v1/evaluate/batch: verdicts for callers that forward by
-themselves. What is allowed or throttled is charged in full and committed at once."""
+themselves. What is allowed or throttled is charged in full and committed at once.
+
+A call spends a team's budget, so the routes are there with --evaluate only, and no page of another
+site can make a browser call them: a browser asks before it sends application/json elsewhere, and is
+not answered; what it sends without asking is refused.
+"""
 
 from collections.abc import Callable
 
@@ -7,10 +12,35 @@ import flask
 import numpy as np
 import orjson
 
-from sluice import api, errors, fields, gate, query
+from sluice import api, errors, fields, gate, hosts, query
 from sluice.policy import Action
 
+PATHS = ("/api/v1/evaluate", "/api/v1/evaluate/batch")
 SIZE_MAX = 2**63 - 1
+# 30 000 entries and more. As Python objects a body of [{},{},...] takes 24 times as much.
+BODY_MAX = 2**20
+PARSED_TIMES = 32
+JSON_TYPE = "application/json"
+
+
+class NotJson(errors.SluiceError):
+    """A call whose Content-Type is not JSON's."""
+
+    status = 415
+
+
+def absent() -> flask.Blueprint:
+    """The two routes where --evaluate was not given: 404 with what to do."""
+    routes = flask.Blueprint("evaluate", __name__)
+
+    def answer() -> flask.Response:
+        return api.error_response(
+            f"{flask.request.path} is off: start Sluice with --evaluate to have it answered", 404
+        )
+
+    for path in PATHS:
+        routes.add_url_rule(path, path.rpartition("/")[2], answer, methods=["POST"])
+    return routes
 
 
 def blueprint(
@@ -22,6 +52,17 @@ def blueprint(
     """
     routes = flask.Blueprint("evaluate", __name__)
 
+    @routes.before_request
+    def look() -> None:
+        headers = flask.request.headers
+        hosts.check_origin(
+            headers.get("Origin"), headers.get("Sec-Fetch-Site"), headers.get("Host", "")
+        )
+        if flask.request.method == "POST" and flask.request.mimetype != JSON_TYPE:
+            raise NotJson(
+                f"Content-Type: expected {JSON_TYPE}, got {flask.request.mimetype[:80]!r}"
+            )
+
     def judged(
         namespaces: list[str], sizes: list[int], charge: bool
     ) -> tuple[list[int], list[int]]:
@@ -29,10 +70,22 @@ def blueprint(
         actions = door.evaluate(teams, np.array(sizes, np.int64), now=clock(), charge=charge)
         return teams.tolist(), actions.tolist()
 
-    @routes.post("/api/v1/evaluate")
+    def with_room(body: bytes, answer: Callable[[bytes], flask.Response]) -> flask.Response:
+        """Answer a call within the bound on what all pushes and calls hold in memory."""
+        size = PARSED_TIMES * len(body)
+        door.memory.take(size)
+        try:
+            return answer(body)
+        finally:
+            door.memory.give(size)
+
+    @routes.post(PATHS[0])
     def evaluate() -> flask.Response:
         api.asked()
-        call = parsed(read(), "namespace", "size", "dryRun")
+        return with_room(read(), one)
+
+    def one(body: bytes) -> flask.Response:
+        call = parsed(body, "namespace", "size", "dryRun")
         namespace = checked_namespace(call.get("namespace"), "namespace")
         size = checked_size(call.get("size"), "size")
         (team,), (action,) = judged([namespace], [size], not checked_dry_run(call))
@@ -43,10 +96,13 @@ def blueprint(
             answer["sampleRate"] = door.sample_rate(team)
         return flask.jsonify(answer)
 
-    @routes.post("/api/v1/evaluate/batch")
+    @routes.post(PATHS[1])
     def batch() -> flask.Response:
         api.asked()
-        call = parsed(read(), "namespaces", "sizes", "dryRun")
+        return with_room(read(), many)
+
+    def many(body: bytes) -> flask.Response:
+        call = parsed(body, "namespaces", "sizes", "dryRun")
         namespaces, sizes = (checked_list(call.get(name), name) for name in ("namespaces", "sizes"))
         if len(namespaces) != len(sizes):
             raise errors.BadRequest(f"{len(namespaces)} namespaces, {len(sizes)} sizes")

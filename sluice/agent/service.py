@@ -115,6 +115,7 @@ class Service:
             is_node=self.is_node,
             collectors=self.collectors,
             guard=self.options.auth,
+            evaluates=self.options.evaluate,
         )
 
     def stop(self) -> None:

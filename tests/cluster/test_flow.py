@@ -39,7 +39,7 @@ def controller(cluster: Cluster, controllers: Callable[..., Controller]) -> Cont
 @pytest.fixture
 def agent(cluster: Cluster, node: str, upstream: Upstream, agents: Callable[..., Agent]) -> Agent:
     """An agent on a node of its own."""
-    made: Agent = agents(cluster, node, upstream.url)
+    made: Agent = agents(cluster, node, upstream.url, args=["--evaluate"])
     return made
 
 
@@ -116,7 +116,8 @@ def test_a_changed_limit_is_enforced_within_a_second(
         call = json.dumps({"namespace": namespace, "size": 1, "dryRun": True}).encode()
 
         def judged(call: bytes = call, wanted: str = wanted) -> bool:
-            reply = agent.request("POST", "/api/v1/evaluate", call)
+            headers = {"Content-Type": "application/json"}
+            reply = agent.request("POST", "/api/v1/evaluate", call, headers)
             return bool(reply.json["action"] == wanted)
 
         wait_until(judged, f"dailyLimit {limit} in force", timeout_s=1)

@@ -34,6 +34,7 @@ OTHERS: dict[str, Any] = {
     "heartbeatSeconds": 30,
     "logFormat": "text",
     "logLevel": "debug",
+    "allowedHosts": ["logs.example.com"],
     "listenHost": "[::]",
     **{
         f"{process}.{name}": value
@@ -230,6 +231,22 @@ def test_agents_and_controller_go_by_the_same_numbers_and_labels() -> None:
         assert env["SLUICE_REPORT_CEILING"] == "120"
         assert env["SLUICE_HEARTBEAT"] == "30"
         assert env["SLUICE_NAMESPACE_LABEL"] == "ns namespace"
+
+
+def test_every_process_knows_the_names_that_people_reach_it_under() -> None:
+    objects = render(
+        setting("allowedHosts", ["logs.example.com", ".teams.example.com"]),
+        setting("controller.dashboardUrl", "https://shown.example.com:8443/x"),
+    )
+    for kind, process in (
+        ("DaemonSet", "agent"),
+        ("Deployment", "controller"),
+        ("Deployment", "dashboard"),
+    ):
+        made = container(pick(objects, kind, f"tco-{process}"))
+        env = {each["name"]: each.get("value") for each in made["env"]}
+        wanted = "logs.example.com .teams.example.com shown.example.com"
+        assert env["SLUICE_ALLOWED_HOST"] == wanted
 
 
 def upstream_rules(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -105,6 +105,13 @@ readinessProbe:
 - {name: SLUICE_LISTEN, value: "{{ .listenHost }}:{{ include "sluice.port" (index $ 1) }}"}
 - {name: SLUICE_LOG_FORMAT, value: {{ .logFormat }}}
 - {name: SLUICE_LOG_LEVEL, value: {{ .logLevel }}}
+{{- $hosts := .allowedHosts }}
+{{- with .controller.dashboardUrl }}
+{{- $hosts = append $hosts (urlParse .).hostname | uniq }}
+{{- end }}
+{{- with $hosts }}
+- {name: SLUICE_ALLOWED_HOST, value: {{ join " " . | quote }}}
+{{- end }}
 {{- end }}
 {{- end }}
 
