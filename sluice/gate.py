@@ -125,12 +125,20 @@ class Gate:
         action = np.empty(len(team), np.uint8)
         tally = np.zeros((len(rules.rule), 8), np.int64)
         used = rules.used if charge else rules.used.copy()
-        _core.evaluate(team, size, rules.rule, used, action, tally)
-        rows = np.flatnonzero(tally[:, :3].any(axis=1)).astype(np.int32)
-        if charge and len(rows):
+        every, charged = np.arange(len(tally), dtype=np.int32), np.zeros(len(tally), np.int64)
+        try:
+            _core.evaluate(team, size, rules.rule, used, action, tally)
+            rows = np.flatnonzero(tally[:, :3].any(axis=1)).astype(np.int32)
             share = ledger.Share(rows, tally[rows, 3], rules.era)
-            self.ledger.register(share)
-            self.ledger.commit(share, judgement.batch_totals(tally[rows]))
+            totals = judgement.batch_totals(tally[rows])
+            if charge and len(rows):
+                self.ledger.register(share)
+        except BaseException:
+            np.negative(tally[:, 3], out=charged)
+            _core.add(used, every, charged)
+            raise
+        if charge and len(rows):
+            self.ledger.commit(share, totals)
         if self.ledger.drop_unbudgeted:
             action[team < 0] = Action.DROP
         return action.view(np.int8)
@@ -213,12 +221,21 @@ class Gate:
         np.add.at(received, team, stream[:, judgement.STREAM_COUNT : judgement.STREAM_SIZE + 1])
         tally = np.zeros((len(rows), judgement.TALLY_COLUMNS), np.int64)
         outcome = np.zeros(len(entry), np.uint8)
-        _core.judge(
-            view, dialect.value, stream, entry, team, rows, rules.rule, rules.used, outcome, tally
-        )
-        share = ledger.Share(rows, tally[:, judgement.KEPT_BYTES].copy(), rules.era)
-        self.ledger.register(share)
+        # All that may fail is made before anything is charged.
+        share = ledger.Share(rows, np.zeros(len(rows), np.int64), rules.era)
         judged = judgement.Judgement(self.ledger, share, received, tally)
+        kept_bytes = tally[:, judgement.KEPT_BYTES]
+        try:
+            _core.judge(
+                *(view, dialect.value, stream, entry, team, rows),
+                *(rules.rule, rules.used, outcome, tally),
+            )
+            share.reserved[:] = kept_bytes
+            self.ledger.register(share)
+        except BaseException:
+            np.negative(kept_bytes, out=share.reserved)
+            _core.add(rules.used, rows, share.reserved)
+            raise
         try:
             outcomes = tally[:, judgement.KEPT_ENTRIES : judgement.TALLY_DRY : 2]
             kept_entries, *lost_entries = outcomes.sum(axis=0).tolist()

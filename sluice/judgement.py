@@ -58,7 +58,6 @@ class Judgement:
         Raises:
             ValueError: the judgement has ended already. Nothing was booked.
         """
-        book = self._end()
         totals = np.zeros((len(self.tally), columns.TOTALS), np.int64)
         totals[:, :2] = self.received
         totals[:, columns.FORWARDED : columns.REFUSED] = self.tally[:, KEPT_ENTRIES:TALLY_DRY]
@@ -66,7 +65,7 @@ class Judgement:
         totals[:, columns.DRY : columns.REJECTED] = self.tally[:, TALLY_DRY:]
         if rejected:
             totals[:, columns.REJECTED] = self.tally[:, KEPT_BYTES]
-        book.commit(self.share, totals)
+        self._end().commit(self.share, totals)
         self.by_app()
 
     def refund(self) -> None:
@@ -75,11 +74,10 @@ class Judgement:
         Raises:
             ValueError: the judgement has ended already. Nothing was booked.
         """
-        book = self._end()
         totals = np.zeros((len(self.tally), columns.TOTALS), np.int64)
         totals[:, :2] = self.received
         totals[:, columns.REFUSED : columns.REFUSED + 2] = self.received
-        book.refund(self.share, totals)
+        self._end().refund(self.share, totals)
 
     def _end(self) -> ledger.Ledger:
         book, self._ledger = self._ledger, None

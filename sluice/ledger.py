@@ -283,11 +283,16 @@ class Ledger:
             mark = int(self._mark[kind, row])
             soft, hard = min(soft, soft_room + mark), min(hard, hard_room + mark)
         keep = policy.keep_below(own.sample_rate)
-        # The hard one last: a thread that reads in between is stricter, not laxer.
         rule[2] = keep if keep < 2**63 else keep - 2**64
         rule[3] = own.dry_run
-        rule[0] = max(-1, min(USED_MAX, soft))
-        rule[1] = max(-1, min(USED_MAX, hard))
+        bounds = [(0, max(-1, min(USED_MAX, soft))), (1, max(-1, min(USED_MAX, hard)))]
+        # The core reads the thresholds meanwhile. Between the two stores the smaller hard one must
+        # be in force: one that falls is stored first, one that rises last. The core never lets the
+        # soft one count above the hard one (_charge.pxd, rule 5).
+        if bounds[1][1] < rule[1]:
+            bounds.reverse()
+        for column, bound in bounds:
+            rule[column] = bound
 
     def redraw(self, keys: Iterable[str]) -> None:
         """Set the thresholds of these budgets anew: the room for them has changed."""
@@ -332,23 +337,39 @@ class Ledger:
     # bytes go through
 
     def register(self, share: Share) -> None:
-        """Note a push that the core has charged; must come before its commit or refund."""
+        """Note a push that the core has charged; must come before its commit or refund.
+
+        Where it raises, nothing was noted, and the caller gives back what the core has charged.
+        """
         rows, reserved = share.rows, share.reserved
         with self._lock:
             self._admitted[rows] += reserved
-            if share.era is not self._current().era:
-                self._move_late(share, opened=True)
+            if share.era is self._current().era:
+                return
+            self._move_late(share, reserved, opened=True)
+            try:
+                self._redraw_late(share)
+            except BaseException:
+                self._move_late(share, -reserved, opened=True)
+                self._admitted[rows] -= reserved
+                raise
 
-    def _move_late(self, share: Share, *, opened: bool) -> None:
-        """Settle a share against windows that turned since.
+    def _redraw_late(self, share: Share) -> None:
+        """Set the thresholds of a share's rows after _move_late()."""
+        rules = self._current()
+        for row in share.rows.tolist():
+            if row in self._zones:
+                self._write_rule(rules.rule[row], row, rules.era)
+
+    def _move_late(self, share: Share, amount: Int64s, *, opened: bool) -> None:
+        """Settle a share of `amount` bytes a row against windows that turned since.
 
         With `opened`, its bytes came on top of windows it does not belong to: their marks rise,
         and its own record takes them. Otherwise they are given back: its own marks rise, or its
         record falls.
         """
-        rules = self._current()
-        now = rules.era
-        for row, n in zip(share.rows.tolist(), share.reserved.tolist(), strict=True):
+        now = self._current().era
+        for row, n in zip(share.rows.tolist(), amount.tolist(), strict=True):
             for kind in (DAY, MONTH):
                 key = int(share.era.key[kind, row])
                 is_open = key == now.key[kind, row]
@@ -357,8 +378,6 @@ class Ledger:
                 cell = self._cells.find(kind, row, key)
                 if not is_open and cell >= 0:
                     self._used_in[kind, row, cell] += n if opened else -n
-            if row in self._zones:
-                self._write_rule(rules.rule[row], row, now)
 
     def _is_current(self, share: Share) -> bool:
         now, then, rows = self._current().era, share.era, share.rows
@@ -376,12 +395,15 @@ class Ledger:
     def refund(self, share: Share, totals: Int64s) -> None:
         """Upstream has not taken a push: nothing of it is usage."""
         with self._lock:
-            if self._is_current(share):
+            is_current = self._is_current(share)
+            if is_current:
                 self._admitted[share.rows] -= share.reserved
                 _core.add(self.used, share.rows, -share.reserved)
             else:
-                self._move_late(share, opened=False)
+                self._move_late(share, share.reserved, opened=False)
             self._book(share, totals, np.zeros_like(share.reserved))
+            if not is_current:
+                self._redraw_late(share)
 
     def _book(self, share: Share, totals: Int64s, committed: Int64s) -> None:
         """Add to the counters of all time and of the share's windows."""
