@@ -150,6 +150,8 @@ def book(
     kind: _Int64s,
     key: _Int32s,
     cell: _Int32s,
+    weight: _Int64s,
+    journal: _Int64s,
 ) -> None:
     """Add what became of a push to the ledger's rows. Sums stop at 2^63-1.
 

@@ -13,7 +13,8 @@ from libc.string cimport memcpy, memset
 
 from sluice._batch cimport Batch, evaluate_batch
 from sluice._book cimport (
-    CELL_COUNTS, KIND_AT, KIND_CELLS, KIND_COLUMNS, KIND_COUNTS, KIND_WORDS, book_row,
+    CELL_COUNTS, JOURNAL_IMAGE, KIND_AT, KIND_CELLS, KIND_COLUMNS, KIND_COUNTS, KIND_WORDS,
+    SEAL_COLUMNS, book_row,
 )
 from sluice._charge cimport (
     RELAXED, RULE_COLUMNS, TALLY_COLUMNS as BATCH_COLUMNS, add_fetch,
@@ -321,8 +322,12 @@ def book(
     const int64_t[:, ::1] kind not None,
     const int32_t[:, ::1] key not None,
     const int32_t[:, ::1] cell not None,
+    const int64_t[::1] weight not None,
+    int64_t[::1] journal not None,
 ):
     cdef int64_t columns = row.shape[1]
+    # Of counters: the seal stands behind them.
+    cdef int64_t room = columns - SEAL_COLUMNS
     cdef int64_t kinds = kind.shape[0]
     cdef int64_t rows = min(row.shape[0], key.shape[1])
     cdef int64_t i, k
@@ -333,13 +338,17 @@ def book(
         raise ValueError(f"{kinds} kinds, {key.shape[0]} keys, {cell.shape[0]} cells")
     if key.shape[1] != cell.shape[1]:
         raise ValueError(f"{key.shape[1]} keys, {cell.shape[1]} cells")
-    if totals.shape[1] > columns:
+    if weight.shape[0] != columns or journal.shape[0] != JOURNAL_IMAGE + columns:
+        raise ValueError(
+            f"{weight.shape[0]} weights and a journal of {journal.shape[0]}"
+            f" for rows of {columns} columns")
+    if totals.shape[1] > room:
         raise ValueError(f"totals of {totals.shape[1]} columns for rows of {columns}")
     for k in range(kinds):
         if (
             min(kind[k, KIND_AT], kind[k, KIND_CELLS], kind[k, KIND_COUNTS]) < 0
             or kind[k, KIND_COUNTS] > min(totals.shape[1], kind[k, KIND_COLUMNS] - CELL_COUNTS)
-            or kind[k, KIND_AT] + kind[k, KIND_CELLS] * kind[k, KIND_COLUMNS] > columns
+            or kind[k, KIND_AT] + kind[k, KIND_CELLS] * kind[k, KIND_COLUMNS] > room
         ):
             raise ValueError(f"kind {k} does not fit into rows of {columns} columns")
     for i in range(at.shape[0]):
@@ -351,8 +360,9 @@ def book(
                     f"row {at[i]}: cell {cell[k, at[i]]} is not one of {kind[k, KIND_CELLS]}")
     for i in range(at.shape[0]):
         book_row(
-            &row[at[i], 0], &totals[i, 0], totals.shape[1], committed[i],
-            &kind[0, 0], kinds, &key[0, at[i]], &cell[0, at[i]], key.shape[1])
+            &row[at[i], 0], at[i], &totals[i, 0], totals.shape[1], committed[i],
+            &kind[0, 0], kinds, &key[0, at[i]], &cell[0, at[i]], key.shape[1],
+            &weight[0], columns, &journal[0])
 
 
 cdef uint64_t hashed(const uint8_t[::1] part, uint64_t seed):

@@ -166,6 +166,7 @@ class Ledger:
         self._saved = 0
         self.rules: Rules | None = None
         if UNBUDGETED not in self._file.names.values():
+            self._file.begin(UNBUDGETED, "")
             self._file.names[""] = UNBUDGETED
             self._file.write_names()
         # Rows that have an owner, or had one.
@@ -178,8 +179,13 @@ class Ledger:
 
     @property
     def complaint(self) -> str:
-        """Why the ledger's file could not be used, or ""."""
+        """What of the ledger's file could not be used, or ""."""
         return self._file.complaint
+
+    @property
+    def repaired(self) -> Mapping[str, int]:
+        """Rows of the file that were damaged, by what they were taken from: snapshot or zero."""
+        return self._file.repaired
 
     # budgets come down
 
@@ -231,6 +237,8 @@ class Ledger:
             rows = self._free_rows(len(new), names, keys)
             names.update(zip(new, rows, strict=True))
             self._file.reserve(1 + max(rows))
+            for key, row in zip(new, rows, strict=True):
+                self._file.begin(row, key)
             self._file.names = names
             try:
                 self._file.write_names()
@@ -256,7 +264,6 @@ class Ledger:
                 )
             for key in [key for key, row in names.items() if row in old]:
                 del names[key]
-            self._rows[list(old)] = 0
             unused += old
         return unused[:n]
 
@@ -319,8 +326,9 @@ class Ledger:
                     if key[kind, row]:
                         left = self._admitted[row] - self._mark[kind, row]
                         self._used_in[kind, row, cell[kind, row]] = left
-                    entered = self._keep(kind, row, new)
-                    self._cells.enter(kind, row, entered)
+                    with self._file.changing(row):
+                        entered = self._keep(kind, row, new)
+                        self._cells.enter(kind, row, entered)
                     key[kind, row], cell[kind, row] = new, entered
                     self._mark[kind, row] = self._admitted[row] - self._used_in[kind, row, entered]
         start = max(windows.start for windows in open_in.values())
@@ -409,7 +417,18 @@ class Ledger:
         """Add to the counters of all time and of the share's windows."""
         self._changes += 1
         era = share.era
-        _core.book(self._rows, share.rows, totals, committed, KINDS, era.key, era.cell)
+        file = self._file
+        _core.book(
+            file.rows,
+            share.rows,
+            totals,
+            committed,
+            KINDS,
+            era.key,
+            era.cell,
+            file.weight,
+            file.journal,
+        )
 
     # usage comes up
 
@@ -477,12 +496,13 @@ class Ledger:
         parsed = [(*window.parse_key(name), values) for name, values in counted.items()]
         with self._lock:
             row, _ = self._rows_for([key]).tolist()
-            for kind, number, (size, *counts) in parsed:
-                cell = self._keep(kind, row, number)
-                kept = self._cells.of(kind, row)[cell]
-                kept[COMMITTED] += size
-                kept[CELL_COUNTS:] += np.array(counts, np.int64)
-                self._owe(kind, row, number, cell, size)
+            with self._file.changing(row):
+                for kind, number, (size, *counts) in parsed:
+                    cell = self._keep(kind, row, number)
+                    kept = self._cells.of(kind, row)[cell]
+                    kept[COMMITTED] += size
+                    kept[CELL_COUNTS:] += np.array(counts, np.int64)
+                    self._owe(kind, row, number, cell, size)
             if self.rules is not None and row in self._budgets:
                 self._write_rule(self.rules.rule[row], row, self.rules.era)
             self._changes += 1
@@ -501,9 +521,8 @@ class Ledger:
             if self._changes == self._saved:
                 return
             changes = self._changes
-            names = dict(self._file.names)
-            rows = self._rows[: self._height].copy()
-        self._file.write_snapshot(names, rows)
+            copied = self._file.copied(self._height)
+        self._file.write_snapshot(copied)
         self._saved = changes
 
     def close(self) -> None:

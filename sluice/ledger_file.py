@@ -1,20 +1,24 @@
 """Where the ledger's numbers live: a memory-mapped file that outlasts the process.
 
     header     magic, version, rows, columns, room for a table, CRC
-    rows       int64 [rows, columns]; what the columns mean is ledger.py's business
+    journal    the row that is being changed, as it was (row_seal.py); in the header's page
+    rows       int64 [rows, columns]; what the columns mean is ledger.py's business, but for the
+               last three, the seal
     table A/B  which key has which row, as JSON, with a sequence number and a CRC
 
-Rule 1: a store into a row is in the page cache at once, so a killed process loses nothing.
+Rule 1: a store into a row is in the page cache at once, so a killed process loses nothing. A row
+that the kill left half changed is in the journal.
 Rule 2: the table is written to the older of its two places, its head last; a kill in the
 middle leaves the other one standing.
 Rule 3: room is allocated on disk before it is stored to, so that a full disk is an error at
 the start and not a signal in mid-push.
 Rule 4: what cannot be trusted is set aside under another name, never overwritten in place.
+Rule 5: the map is not synced while the process runs; the snapshot is, with its directory. After a
+power loss a start takes each row from whichever of the two has it whole and newer.
 
 One process at a time: the caller holds a lock on the directory. One thread at a time.
 """
 
-import json
 import mmap
 import os
 import struct
@@ -22,50 +26,49 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-MAGIC = b"SLUICELG"
-VERSION = 1
-ROWS = 65_536
+from sluice import ledger_snapshot, row_seal
+from sluice.ledger_snapshot import (
+    CRC,
+    HEADER,
+    MAGIC,
+    UNSEALED_VERSION,
+    VERSION,
+    LedgerCopy,
+    Torn,
+    checked_names,
+    first_sealed,
+    packed_names,
+    repair,
+    sealed,
+    sync_directory,
+    unsealed,
+)
+from sluice.ledger_snapshot import ROWS as ROWS
+
 # A key has at most 127 bytes; with quotes and a number, 65 536 of them fit.
 TABLE_ROOM = 16 * 2**20
 PAGE = 4096
+# Behind the header, in its page.
+JOURNAL_AT = 1024
+# Keys that a complaint names.
+NAMED = 3
 # Rows allocated at a time: 64 rows of 88 columns are 44 KiB.
 STEP = 64
 
-HEADER = struct.Struct("<8sIIIQ")
 TABLE_HEAD = struct.Struct("<QQI")
-CRC = struct.Struct("<I")
-
-Rows = npt.NDArray[np.int64]
 
 
-class Torn(Exception):
-    """A file that is not a ledger, or not whole; says why."""
-
-
-def sealed(data: bytes) -> bytes:
-    return data + CRC.pack(zlib.crc32(data))
-
-
-def unsealed(data: bytes, what: str) -> bytes:
-    if len(data) < CRC.size:
-        raise Torn(f"{what} has {len(data)} bytes, at least {CRC.size} needed")
-    body, (wanted,) = data[: -CRC.size], CRC.unpack(data[-CRC.size :])
-    if zlib.crc32(body) != wanted:
-        raise Torn(f"{what} has checksum {zlib.crc32(body):08x}, {wanted:08x} was written")
-    return body
-
-
-class MemoryRows:
+class MemoryRows(row_seal.SealedRows):
     """The same without a file: what a gate without a state directory counts in."""
 
     origin = "memory"
     complaint = ""
 
     def __init__(self, columns: int) -> None:
+        super().__init__(np.zeros((ROWS, columns), np.int64))
         self.names: dict[str, int] = {}
-        self.rows: Rows = np.zeros((ROWS, columns), np.int64)
+        self.repaired: dict[str, int] = {}
 
     def reserve(self, rows: int) -> None:
         """Nothing to allocate: the pages come when they are written."""
@@ -73,21 +76,27 @@ class MemoryRows:
     def write_names(self) -> None:
         """Nothing to write: the names are in `names`."""
 
-    def write_snapshot(self, names: dict[str, int], rows: Rows) -> None:
+    def copied(self, rows: int) -> LedgerCopy:
+        """See FileRows."""
+        return LedgerCopy(dict(self.names), self.rows[:rows].copy())
+
+    def write_snapshot(self, found: LedgerCopy) -> None:
         """Nothing to write."""
 
     def close(self) -> None:
         """Nothing to close."""
 
 
-class FileRows:
+class FileRows(row_seal.SealedRows):
     """Rows and their names in `directory`.
 
     Attributes:
         rows: int64 [ROWS, columns], mapped. Valid until close().
         names: key -> row. Change it, then call write_names().
         origin: "new", "file", "snapshot" or "zero": what the numbers were taken from.
-        complaint: why it was not the file, in words; "" if it was, or there was none.
+        complaint: what of the file could not be used, in words; "" if all of it, or there was none.
+        repaired: rows of the file that were not whole, or older than the snapshot's, by what they
+            were taken from: snapshot or zero.
 
     Raises:
         OSError: the directory cannot be written, or has no room.
@@ -102,6 +111,7 @@ class FileRows:
         self._sequence = 0
         self.origin, self.complaint = "new", ""
         self.names: dict[str, int] = {}
+        self.repaired = {"snapshot": 0, "zero": 0}
         existed = self._path.exists()
         if existed:
             try:
@@ -113,11 +123,10 @@ class FileRows:
                 self.complaint = str(torn)
                 self._unmap()
                 self._path.replace(self._path.with_suffix(".bad"))
-        names: dict[str, int] = {}
-        rows = np.zeros((0, columns), np.int64)
+        found = self._nothing()
         if existed or self._snapshot.exists():
-            names, rows = self._restored(names, rows)
-        self._create(names, rows)
+            found = self._restored()
+        self._create(found)
 
     def reserve(self, rows: int) -> None:
         """Make sure that rows [0, rows) are on disk."""
@@ -139,16 +148,13 @@ class FileRows:
         self._mmap[at:payload_at] = table[: TABLE_HEAD.size]
         self._sequence = sequence
 
-    def write_snapshot(self, names: dict[str, int], rows: Rows) -> None:
-        """Write copies of the rows in use and their names beside the file."""
-        table = packed_names(names)
-        head = HEADER.pack(MAGIC, VERSION, len(rows), self._columns, len(table))
-        new = self._snapshot.with_suffix(".new")
-        with new.open("wb") as file:
-            file.write(sealed(head + table + rows.tobytes()))
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self._snapshot)
+    def copied(self, rows: int) -> LedgerCopy:
+        """A copy of the first `rows` rows and the names, as of one moment."""
+        return LedgerCopy(dict(self.names), self.rows[:rows].copy(), self._sequence)
+
+    def write_snapshot(self, found: LedgerCopy) -> None:
+        """Write a copy of the rows in use beside the file, there also after a power loss."""
+        ledger_snapshot.write(self._snapshot, found)
 
     def close(self) -> None:
         """Write everything to disk. Arrays taken from `rows` must not be used any more."""
@@ -172,19 +178,52 @@ class FileRows:
 
     def _lend(self) -> None:
         flat = np.frombuffer(self._mmap, np.int64, ROWS * self._columns, PAGE)
-        self.rows = flat.reshape(ROWS, self._columns)
+        journal = np.frombuffer(self._mmap, np.int64, row_seal.IMAGE + self._columns, JOURNAL_AT)
+        super().__init__(flat.reshape(ROWS, self._columns), journal)
+
+    def _header(self, version: int) -> bytes:
+        return HEADER.pack(MAGIC, version, ROWS, self._columns, TABLE_ROOM)
 
     def _check(self) -> None:
         head = unsealed(self._mmap[: HEADER.size + CRC.size], f"{self._path}: the header")
-        wanted = HEADER.pack(MAGIC, VERSION, ROWS, self._columns, TABLE_ROOM)
-        if head != wanted:
+        wanted = self._header(VERSION)
+        is_unsealed = head == self._header(UNSEALED_VERSION)
+        if head != wanted and not is_unsealed:
             raise Torn(f"{self._path}: header {head.hex()}, {wanted.hex()} expected")
-        self.names = self._read_names()
+        names = self._read_names()
         self._lend()
+        try:
+            snapshot = ledger_snapshot.read(self._snapshot, self._columns)
+        except (Torn, OSError):
+            snapshot = self._nothing()
+        is_older = snapshot.sequence > self._sequence
+        self.names = snapshot.names if is_older else names
         self.reserve(1 + max(self.names.values(), default=0))
-        taken = self.rows[list(self.names.values())]
-        if taken.size and taken.min() < 0:
-            raise Torn(f"{self._path}: a counter of {taken.min()}, the least is 0")
+        if is_unsealed:
+            # Again from the start after a kill: the header comes last.
+            at = list(self.names.values())
+            self.rows[at] = first_sealed(self.rows[at], self.names)
+        self._repair(snapshot)
+        if is_older:
+            self._complain(f"{self._path} had an older table of keys than the snapshot")
+            self._sequence = snapshot.sequence
+            self.write_names()
+        if is_unsealed:
+            self._mmap[: HEADER.size + CRC.size] = sealed(wanted)
+
+    def _repair(self, snapshot: LedgerCopy) -> None:
+        saved, lost = repair(self, self.names, snapshot)
+        self.repaired = {"snapshot": len(saved), "zero": len(lost)}
+        if saved or lost:
+            first = ", ".join(key or "unbudgeted" for key in [*lost, *saved][:NAMED])
+            self._complain(
+                f"{self._path}: {len(saved) + len(lost)} of {len(self.names)} rows were damaged or"
+                f" older than the snapshot: {len(saved)} were taken from the snapshot,"
+                f" {len(lost)} begin at zero ({first}{', ...' * (len(saved) + len(lost) > NAMED)})"
+            )
+
+    def _complain(self, text: str) -> None:
+        self.complaint = f"{self.complaint}; {text}" if self.complaint else text
 
     def _read_names(self) -> dict[str, int]:
         complaints = []
@@ -202,69 +241,45 @@ class FileRows:
         self._sequence, payload = max(tables)
         return checked_names(payload, self._path)
 
-    def _create(self, names: dict[str, int], rows: Rows) -> None:
+    def _create(self, found: LedgerCopy) -> None:
         new = self._path.with_suffix(".new")
         with new.open("wb") as file:
             file.truncate(self._size())
-            file.write(sealed(HEADER.pack(MAGIC, VERSION, ROWS, self._columns, TABLE_ROOM)))
+            file.write(sealed(self._header(VERSION)))
             # With all that is known, so that a kill or a full disk leaves a whole file or none.
             file.seek(PAGE)
-            file.write(rows.tobytes())
-            file.seek(self._tables)
-            file.write(table_of(0, names))
+            file.write(found.rows.tobytes())
+            file.seek(self._tables + found.sequence % 2 * TABLE_ROOM)
+            file.write(table_of(found.sequence, found.names))
+            file.flush()
+            os.fsync(file.fileno())
         new.replace(self._path)
+        sync_directory(self._path.parent)
         self._map()
         self._lend()
         self._reserved = 0
-        self._sequence = 0
-        self.names = names
-        self.reserve(1 + max(names.values(), default=0))
+        self._sequence = found.sequence
+        self.names = dict(found.names)
+        self.reserve(1 + max(self.names.values(), default=0))
+        self.settle(found.clock)
 
-    def _restored(self, names: dict[str, int], rows: Rows) -> tuple[dict[str, int], Rows]:
-        """What the snapshot has, or else what is given."""
+    def _nothing(self) -> LedgerCopy:
+        return LedgerCopy({}, np.zeros((0, self._columns), np.int64))
+
+    def _restored(self) -> LedgerCopy:
+        """What the snapshot has, or else nothing."""
         self.complaint = self.complaint or f"{self._path} is gone"
         try:
-            names, rows = self._read_snapshot()
+            found = ledger_snapshot.read(self._snapshot, self._columns)
         except (Torn, OSError) as error:
             self.origin = "zero"
             self.complaint = f"{self.complaint}; {error}"
-        else:
-            self.origin = "snapshot"
-        return names, rows
-
-    def _read_snapshot(self) -> tuple[dict[str, int], Rows]:
-        data = unsealed(self._snapshot.read_bytes(), str(self._snapshot))
-        if len(data) < HEADER.size:
-            raise Torn(f"{self._snapshot} has {len(data)} bytes, its header {HEADER.size}")
-        magic, version, count, columns, size = HEADER.unpack(data[: HEADER.size])
-        found, wanted = (magic, version, columns), (MAGIC, VERSION, self._columns)
-        if found != wanted:
-            raise Torn(f"{self._snapshot}: header {found}, {wanted} expected")
-        names = checked_names(data[HEADER.size : HEADER.size + size], self._snapshot)
-        rows = np.frombuffer(data, np.int64, count * columns, HEADER.size + size)
-        return names, rows.reshape(count, columns)
+            return self._nothing()
+        self.origin = "snapshot"
+        return found
 
 
 def table_of(sequence: int, names: dict[str, int]) -> bytes:
     """A table as it stands in the file: its head, then the names."""
     payload = packed_names(names)
     return TABLE_HEAD.pack(sequence, len(payload), zlib.crc32(payload)) + payload
-
-
-def packed_names(names: dict[str, int]) -> bytes:
-    return json.dumps(names, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def checked_names(payload: bytes, path: Path) -> dict[str, int]:
-    """The table in `payload`, if it is one: every key its own row within range."""
-    try:
-        names = json.loads(payload)
-    except ValueError as error:
-        raise Torn(f"{path}: the table is not JSON: {error}") from error
-    if not isinstance(names, dict) or not all(
-        type(row) is int and 0 <= row < ROWS for row in names.values()
-    ):
-        raise Torn(f"{path}: the table is not one of keys and rows")
-    if len(set(names.values())) != len(names):
-        raise Torn(f"{path}: two of {len(names)} keys have the same row")
-    return names

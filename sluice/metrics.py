@@ -120,6 +120,7 @@ class LedgerCollector(Collector):
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         now = self._clock()
         book = self._gate.ledger
+        yield repair_series(book.repaired)
         if book.rules is None:
             return
         rows = usage.rows(book, now)
@@ -129,6 +130,18 @@ class LedgerCollector(Collector):
         yield from action_series(counts)
         yield from node_series(rows) if self._is_node else budget_series(rows)
         yield from place_series(self._gate.apps.sizes())
+
+
+def repair_series(repaired: Mapping[str, int]) -> GaugeMetricFamily:
+    """What the start found damaged."""
+    family = GaugeMetricFamily(
+        "tco_ledger_repaired_rows",
+        "Rows of the ledger's file that this process found damaged, by what replaced them.",
+        labels=["source"],
+    )
+    for source, rows in repaired.items():
+        family.add_metric([source], rows)
+    return family
 
 
 Counts = list[tuple[str, str, list[int]]]

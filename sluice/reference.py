@@ -17,6 +17,7 @@ from sluice.reference_push import split as split
 USED_MAX = 2**62
 SAMPLED, DROPPED = 1, 2
 RULE_COLUMNS, BATCH_COLUMNS, PUSH_COLUMNS = 4, 8, 12
+SEAL_COLUMNS = 3
 
 
 # evaluate: (team, size) pairs against the counters
@@ -191,19 +192,25 @@ def check_book(
     kind: Rows,
     key: Rows,
     cell: Rows,
+    weight: Sequence[int],
+    journal: Sequence[int],
 ) -> None:
     wide = columns(row, 0)
-    width = columns(totals, wide)
+    width = columns(totals, wide - SEAL_COLUMNS)
     if not len(at) == len(totals) == len(committed):
         raise ValueError(f"{len(at)} rows, {len(totals)} totals, {len(committed)} amounts")
     if columns(kind, 4) != 4 or not len(key) == len(cell) == len(kind):
         raise ValueError(f"{len(kind)} kinds, {len(key)} keys, {len(cell)} cells")
     if columns(key, 0) != columns(cell, 0):
         raise ValueError(f"{columns(key, 0)} keys, {columns(cell, 0)} cells")
-    if width > wide:
+    if len(weight) != wide or len(journal) != 2 + wide:
+        raise ValueError(
+            f"{len(weight)} weights and a journal of {len(journal)} for rows of {wide} columns"
+        )
+    if width > wide - SEAL_COLUMNS:
         raise ValueError(f"totals of {width} columns for rows of {wide}")
     for k, (first, cells, size, counts) in enumerate(kind):
-        fits = 0 <= counts <= min(width, size - 3) and first + cells * size <= wide
+        fits = 0 <= counts <= min(width, size - 3) and first + cells * size <= wide - SEAL_COLUMNS
         if not fits or min(first, cells) < 0:
             raise ValueError(f"kind {k} does not fit into rows of {wide} columns")
     for r in at:
@@ -223,10 +230,14 @@ def book(
     kind: Rows,
     key: Rows,
     cell: Rows,
+    weight: Sequence[int],
+    journal: MutableSequence[int],
 ) -> None:
-    check_book(row, at, totals, committed, kind, key, cell)
+    check_book(row, at, totals, committed, kind, key, cell, weight, journal)
     for i, r in enumerate(at):
         own = row[r]
+        journal[2:] = own
+        before = list(own)
         for column, n in enumerate(totals[i]):
             own[column] = plus(own[column], n)
         for k, (first, _, size, counts) in enumerate(kind):
@@ -234,6 +245,15 @@ def book(
             if own[start] == key[k][r]:
                 for column, n in enumerate([committed[i], *totals[i][:counts]], start + 2):
                     own[column] = plus(own[column], n)
+        journal[0], journal[1] = 0, wrapped(journal[1] + 1)
+        own[-2] = journal[1]
+        grown = sum(w * (new - old) for w, new, old in zip(weight, own, before, strict=True))
+        own[-1] = wrapped(own[-1] + grown)
+
+
+def wrapped(n: int) -> int:
+    """What an int64 has of a number."""
+    return (n + 2**63) % 2**64 - 2**63
 
 
 # add: what was charged is given back

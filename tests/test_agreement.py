@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twins import JSON, LEGACY, PROTOBUF, USED_MAX, Rule
 
-from sluice import _core, reference
+from sluice import _core, reference, row_seal
 from sluice.policy import KEEP_ALL
 
 TWINS = (_core, reference)
@@ -377,6 +377,8 @@ def test_what_a_parser_raises_comes_out_of_assign() -> None:
 # -- book ---------------------------------------------------------------------------------------
 
 KINDS = np.array([(2, 2, 5, 2), (12, 3, 3, 0)], np.int64)
+# Those of KINDS, and a row's seal.
+BOOK_COLUMNS = 24
 COUNT_MAX = 2**63 - 1
 
 
@@ -394,13 +396,15 @@ def books(draw: st.DrawFn) -> list[np.ndarray]:
     keys = np.array(draw(st.lists(st.integers(0, 3), min_size=2 * rows, max_size=2 * rows)))
     cells = np.array(draw(st.lists(st.integers(0, 2), min_size=2 * rows, max_size=2 * rows)))
     return [
-        fill(rows, 21),
+        fill(rows, BOOK_COLUMNS),
         np.array(at, np.int32),
         fill(len(at), 3),
         fill(len(at)),
         KINDS,
         keys.astype(np.int32).reshape(2, rows),
         cells.astype(np.int32).reshape(2, rows),
+        fill(BOOK_COLUMNS),
+        fill(2 + BOOK_COLUMNS),
     ]
 
 
@@ -411,15 +415,15 @@ def test_books_agree(arrays: list[np.ndarray]) -> None:
     def call(core) -> list:
         lent = twins.lent(core, *[array.copy() for array in arrays])
         refusal = twins.outcome_of(lambda: core.book(*lent))
-        return [refusal, *twins.listed(lent[0])]
+        return [refusal, *twins.listed(lent[0], lent[-1])]
 
     assert_agree(call)
 
 
-@pytest.mark.parametrize("wrong", range(7))
+@pytest.mark.parametrize("wrong", range(9))
 @pytest.mark.parametrize("grow", [0, 1])
 def test_books_that_do_not_fit_are_refused_alike(wrong: int, grow: int) -> None:
-    shapes = [[2, 21], [2], [2, 3], [2], [2, 4], [2, 2], [2, 2]]
+    shapes = [[2, 24], [2], [2, 3], [2], [2, 4], [2, 2], [2, 2], [24], [26]]
     shapes[wrong][min(grow, len(shapes[wrong]) - 1)] += 1
     arrays = [
         np.ones(shape, np.int32 if i in (1, 5, 6) else np.int64) for i, shape in enumerate(shapes)
@@ -431,17 +435,39 @@ def test_books_that_do_not_fit_are_refused_alike(wrong: int, grow: int) -> None:
     assert refused[0] == refused[1]
 
 
+def test_a_row_stays_whole_whatever_is_booked() -> None:
+    """The check that the core keeps is the one that a start computes from the whole row."""
+    rng = np.random.default_rng(9)
+    book = row_seal.SealedRows(np.zeros((2, BOOK_COLUMNS), np.int64))
+    book.begin(0, "a")
+    book.begin(1, "b")
+    zero, at = np.zeros((2, 2), np.int32), np.array([1, 0, 1], np.int32)
+    for most in (3, COUNT_MAX):
+        totals, amount = rng.integers(0, most, (3, 3)), rng.integers(0, most, 3)
+        before, clock = book.rows[1].copy(), book.journal[row_seal.CLOCK]
+        _core.book(book.rows, at, totals, amount, KINDS, zero, zero, book.weight, book.journal)
+        assert book.are_whole(np.arange(2), "ab").all()
+        assert not book.are_whole(np.arange(2), "ba").any()
+        assert book.journal[row_seal.CLOCK] == book.rows[1, row_seal.CHANGED] == clock + 3
+        # Nothing is under way; what the journal has is the row before its last change.
+        assert book.undone() is None
+        assert (book.journal[row_seal.IMAGE :] != before).any()
+        assert row_seal.are_whole(book.journal[None, row_seal.IMAGE :], "b", book.weight)[0]
+
+
 @pytest.mark.parametrize(
     "kind", [(-1, 2, 5, 2), (2, -1, 5, 2), (2, 2, 5, -1), (2, 2, 4, 2), (12, 2, 5, 2), (0, 1, 9, 4)]
 )
 def test_cells_that_do_not_fit_into_a_row_are_refused_alike(kind) -> None:
-    row, totals = np.zeros((1, 21), np.int64), np.ones((1, 3), np.int64)
+    row, totals = np.zeros((1, BOOK_COLUMNS), np.int64), np.ones((1, 3), np.int64)
+    weight, journal = np.ones(BOOK_COLUMNS, np.int64), np.zeros(2 + BOOK_COLUMNS, np.int64)
     zero = np.zeros((2, 1), np.int32)
     kinds = np.array([kind, KINDS[1]])
 
     def call(core) -> list:
         at, amount = np.zeros(1, np.int32), np.ones(1, np.int64)
-        return [core.book(*twins.lent(core, row, at, totals, amount, kinds, zero, zero))]
+        arrays = (row, at, totals, amount, kinds, zero, zero, weight, journal)
+        return [core.book(*twins.lent(core, *arrays))]
 
     assert_agree(call)
     assert twins.outcome_of(lambda: call(_core))[0] is ValueError

@@ -93,8 +93,9 @@ class Service:
         """Begin to keep house; returns what to serve. In the worker."""
         book, parts = self.ledger, self.status.parts
         if book.complaint:
-            log.warning("the ledger's file could not be used: %s", book.complaint)
+            log.warning("not all of the ledger's file could be used: %s", book.complaint)
         log.info("usage comes from: %s", book.origin)
+        self.status.complaints["ledger"] = lambda: book.complaint
         parts["ledger"] = lambda: {"origin": book.origin, "complaint": book.complaint}
         parts["budgets"] = lambda: 0 if book.rules is None else len(book.rules.table.budgets)
         parts["upstream"] = lambda: {
