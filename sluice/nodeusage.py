@@ -5,7 +5,8 @@
 
 Counters are absolute and only grow, and each object has one writer, so that a report that is lost,
 repeated or overtaken does no harm. A node that goes leaves its object to the controller, which
-folds it into LEDGER; MARK says that it has begun, and that nothing may be written there any more.
+folds it into a ledger object. MARK says that this has begun, and which ledger object takes it; from
+then on no one else writes there.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,8 @@ FINALIZER = "tco.io/fold-usage"
 MARK = "tco.io/folding"
 LEDGER_PREFIX = "sluice-ledger-"
 LEDGER = f"{LEDGER_PREFIX}0"
+# Agents look for proof of a fold in each of them.
+LEDGERS_MAX = 16
 # Teams in a window of an object: the CRD's maxProperties.
 TEAMS_MAX = 2000
 # A day's values: the bytes, then outcome counts. A month's: the bytes.
@@ -29,6 +32,18 @@ NONE = [0]
 def is_folding(node_usage: Mapping[str, Any]) -> bool:
     """Whether the controller has begun to fold this object: it is nobody's to write any more."""
     return MARK in (node_usage["metadata"].get("annotations") or {})
+
+
+def is_ledger(name: str) -> bool:
+    """Whether an object of this name is the controller's own. Admission keeps nodes off it."""
+    return name.startswith(LEDGER_PREFIX)
+
+
+def folded_into(node_usage: Mapping[str, Any]) -> str | None:
+    """The name of the ledger object that MARK says takes this one; None without a mark."""
+    mark = (node_usage["metadata"].get("annotations") or {}).get(MARK)
+    # Versions with one ledger object marked with "true".
+    return LEDGER if mark == "true" else mark
 
 
 def ledger_name(number: int) -> str:

@@ -29,7 +29,9 @@ class ApiServer:
     Attributes:
         fault: "" or what happens to the next write: "request" loses it before, "reply" after.
         is_down: nobody is answered; events that were there are still seen.
+        crd: of NodeLogUsages: "served", "ending" while it is being deleted, or "gone".
         events: (plural, kind, object) in order, for whoever watches.
+        told: the Events that were made.
     """
 
     def __init__(self) -> None:
@@ -37,8 +39,10 @@ class ApiServer:
         self.events: list[tuple[str, str, Object]] = []
         self.version, self.uids = itertools.count(1), itertools.count(1)
         self.revision = 0
+        self.told: list[Object] = []
         self.fault = ""
         self.is_down = False
+        self.crd = "served"
         self.calls = 0
 
     def save(self, plural: str, kind: str, obj: Object) -> Object:
@@ -92,6 +96,10 @@ class ApiServer:
 
     def create_node_usage(self, obj: Object) -> Object:
         def act() -> Object:
+            if self.crd == "ending":
+                raise client.MethodNotAllowed("create not allowed while the CRD is terminating")
+            if self.crd == "gone":
+                raise client.NotFound("no such resource")
             if ("nodelogusages", obj["metadata"]["name"]) in self.objects:
                 raise client.Conflict("it is there")
             made = copy.deepcopy(obj)
@@ -104,6 +112,7 @@ class ApiServer:
         def act() -> Object:
             found = self.checked("nodelogusages", obj)
             check_transition(found.get("status", {}), obj["status"])
+            check_size(obj["status"])
             found["status"] = copy.deepcopy(obj["status"])
             return self.save("nodelogusages", "MODIFIED", found)
 
@@ -114,7 +123,9 @@ class ApiServer:
             found = self.checked("nodelogusages", obj)
             found["metadata"] = copy.deepcopy(obj["metadata"])
             gone = "deletionTimestamp" in found["metadata"] and not found["metadata"]["finalizers"]
-            return self.save("nodelogusages", "DELETED" if gone else "MODIFIED", found)
+            saved = self.save("nodelogusages", "DELETED" if gone else "MODIFIED", found)
+            self.end_crd()
+            return saved
 
         return self.write(act)
 
@@ -131,6 +142,7 @@ class ApiServer:
         return self.write(act)
 
     def create_event(self, namespace: str, event: Object) -> Object:
+        self.told.append(event)
         return event
 
     # what people and the garbage collector do
@@ -150,8 +162,23 @@ class ApiServer:
     def delete_budget(self, namespace: str, name: str) -> None:
         self.save("teambudgets", "DELETED", self.objects["teambudgets", f"{namespace}/{name}"])
 
+    def delete_crd(self) -> None:
+        """Delete the CRD of NodeLogUsages; it ends once no object is left."""
+        self.crd = "ending"
+        for plural, name in list(self.objects):
+            if plural == "nodelogusages":
+                self.delete_node(name)
+        self.end_crd()
+
+    def end_crd(self) -> None:
+        if self.crd == "ending" and not any(kind == "nodelogusages" for kind, _ in self.objects):
+            self.crd = "gone"
+
     def delete_node(self, name: str) -> None:
         found = copy.deepcopy(self.objects["nodelogusages", name])
+        if not found["metadata"].get("finalizers"):
+            self.save("nodelogusages", "DELETED", found)
+            return
         found["metadata"]["deletionTimestamp"] = "2026-11-23T12:00:00Z"
         self.save("nodelogusages", "MODIFIED", found)
 
@@ -164,6 +191,13 @@ def check_transition(old: Object, new: Object) -> None:
         for team, size in teams.items():
             if new["usage"].get(name, {}).get(team, size) < size:
                 raise client.Invalid("usage counters may not decrease")
+
+
+def check_size(status: Object) -> None:
+    """The CRD's bounds on a status."""
+    for part in ("usage", "counts"):
+        if any(len(teams) > nodeusage.TEAMS_MAX for teams in status.get(part, {}).values()):
+            raise client.Invalid(f"{part}: too many teams in a window")
 
 
 class World:

@@ -20,6 +20,10 @@ GAUGES = {
     "silentNodes": ("tco_controller_silent_nodes", "Nodes not heard of for too long."),
     "skewedNodes": ("tco_controller_skewed_nodes", "Nodes whose clock differs."),
     "statusesDue": ("tco_controller_statuses_due", "Statuses that wait to be written."),
+    "foldsFailing": (
+        "tco_controller_folds_failing",
+        "NodeLogUsages of nodes that are gone whose counts no ledger object takes.",
+    ),
 }
 
 
@@ -70,7 +74,27 @@ class ControllerCollector(Collector):
         yield writes
         for name, value in self._work.gauges().items():
             yield GaugeMetricFamily(*GAUGES[name], value)
+        yield CounterMetricFamily(
+            "tco_controller_usage_falls",
+            "How often the usage of a budget fell inside a window.",
+            self._work.losses.falls,
+        )
+        yield lost_series(self._work)
         yield GaugeMetricFamily(
             "tco_controller_leader", "1 for the one that leads.", self._election().is_leader
         )
         yield from metrics.watch_series(self._watches)
+
+
+def lost_series(work: loop.Loop) -> GaugeMetricFamily:
+    """Bytes that were published and that no NodeLogUsage has any more."""
+    family = GaugeMetricFamily(
+        "tco_budget_lost_bytes",
+        "Bytes of the open window that were published and that no NodeLogUsage has any more.",
+        labels=[*metrics.TEAM, "window"],
+    )
+    for row, lost in work.lost(time.time()):
+        own = row.budget
+        family.add_metric([own.name, own.namespace, "day"], lost.day)
+        family.add_metric([own.name, own.namespace, "month"], lost.month)
+    return family

@@ -1,4 +1,4 @@
-"""Kubernetes Events on a TeamBudget: at each change of its decision, and of a forecast. Pure."""
+"""Kubernetes Events on a TeamBudget: of its decision, its forecast, and lost usage. Pure."""
 
 import datetime
 from collections.abc import Mapping
@@ -36,6 +36,15 @@ def of(
     used = f"{new['currentUsage']} bytes today ({new['dailyPercent']} %)"
     note = f"{words}{mode}; {used}; before: {before or 'nothing'}"
     return _made(member, f"{int(now * 1e9):x}", now, identity, reason, kind, note)
+
+
+def of_loss(member: fleet.Member, lost: plan.Lost, now: float, identity: str) -> dict[str, Any]:
+    """The Event of usage that was published and that no NodeLogUsage has any more."""
+    note = (
+        f"usage fell inside a window: {lost.day} bytes of the day and {lost.month} of the month are"
+        " in no NodeLogUsage any more; they count until the window ends"
+    )
+    return _made(member, f"lost-{int(now * 1e9):x}", now, identity, plan.LOST, "Warning", note)
 
 
 def of_forecast(member: fleet.Member, change: Change, now: float, identity: str) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from sluice import budget, nodeusage, pace, usage, window
-from sluice.controller import event, fleet, fold, plan, totals
+from sluice import budget, pace, usage, window
+from sluice.controller import event, fleet, fold_queue, losses, plan, totals
 from sluice.kube import client
 
 log = logging.getLogger("sluice.controller")
@@ -19,8 +19,6 @@ log = logging.getLogger("sluice.controller")
 TICK_S = 0.5
 # Together 20 writes per second in any ten seconds; the burst is for decisions that change at once.
 WRITES_PER_S, BURST = 18, 20
-FOLD_EVERY_S = 1.0
-FOLDS = 10
 SKEW_S = 5.0
 REPORTS_APART = 2 * (1 + pace.JITTER)
 BACKOFF_S, BACKOFF_MAX_S = 1.0, 30.0
@@ -38,6 +36,7 @@ class Loop:
 
     Attributes:
         counters: writes, conflicts, failures, events and folds, for /metrics.
+        folds: what is to be folded, and what cannot be.
     """
 
     def __init__(
@@ -70,7 +69,8 @@ class Loop:
         self._refused: dict[str, float] = {}
         self._tokens, self._filled_at = float(BURST), monotonic()
         self._failures, self._not_before = 0, float("-inf")
-        self._fold_failures, self._fold_at = 0, float("-inf")
+        self.losses = losses.Losses()
+        self.folds = fold_queue.FoldQueue(api, clock=clock, monotonic=monotonic)
         self.counters = {"written": 0, "conflict": 0, "failed": 0, "events": 0, "folded": 0}
 
     # gather
@@ -82,6 +82,7 @@ class Loop:
                 key = self._fleet.remove(found)
                 self._due.pop(key, None)
                 self._dirty.discard(key)
+                self.losses.forget(key)
             else:
                 self._dirty.add(self._fleet.put(found))
             if self._fleet.has_changed():
@@ -94,6 +95,7 @@ class Loop:
             self._version = max(self._version, node.version)
             if kind == "DELETED":
                 self._dirty |= self._sums.remove(node.name) & self._fleet.members.keys()
+                self.folds.on_gone(node, self._sums)
                 self._silent -= {node.name}
                 self._heard.pop(node.name, None)
                 self._skew.pop(node.name, None)
@@ -102,6 +104,8 @@ class Loop:
             if before is None or before.uid != node.uid or before.seq != node.seq:
                 self._hear(node, is_live=kind == "MODIFIED")
             self._dirty |= self._sums.put(node) & self._fleet.members.keys()
+            if node.is_ledger:
+                self.folds.on_ledger(self._sums)
 
     def _hear(self, node: totals.Node, *, is_live: bool) -> None:
         """Note when a node was heard, and what its clock said."""
@@ -231,7 +235,7 @@ class Loop:
         concern = self._fleet.concern(key)
         if member.own is None:
             return plan.unreadable(concern, member.generation, member.status, self._clock())
-        row = plan.row_of(member.own, self._sums, self._clock())
+        row = plan.row_of(member.own, self._sums, self._clock(), member.status)
         return plan.status_of(
             row,
             self._sums,
@@ -258,8 +262,22 @@ class Loop:
     def rows(self, now: float) -> list[usage.Row]:
         """Every budget's row of the API: the cluster's."""
         with self._lock:
-            members = sorted(self._fleet.members.items())
-            return [plan.row_of(m.own, self._sums, now) for _, m in members if m.own is not None]
+            return self._rows(now)
+
+    def lost(self, now: float) -> list[tuple[usage.Row, plan.Lost]]:
+        """Every budget's row, and what of its usage no object has any more."""
+        with self._lock:
+            if not self._seen():
+                # Of no one moment, or nothing yet.
+                return []
+            return [(row, plan.lost_of(row, self._sums)) for row in self._rows(now)]
+
+    def _rows(self, now: float) -> list[usage.Row]:
+        return [
+            plan.row_of(member.own, self._sums, now, member.status)
+            for _, member in sorted(self._fleet.members.items())
+            if member.own is not None
+        ]
 
     def members(self) -> dict[str, fleet.Member]:
         """The budgets as last seen, by key."""
@@ -294,6 +312,7 @@ class Loop:
                 "silentNodes": len(self._silent),
                 "skewedNodes": len(self._skew),
                 "statusesDue": len(self._due),
+                "foldsFailing": len(self.folds.failing),
             }
 
     # apply
@@ -343,47 +362,39 @@ class Loop:
             self._dirty.add(key)
 
     def _tell(self, member: fleet.Member, old: Any, status: plan.Status) -> None:
-        """Make an Event of a decision that has changed."""
-        found = event.of(member, old, status, self._clock(), self._identity)
-        if found is None:
-            return
+        """Make Events of a decision that has changed, and of usage that fell."""
+        now = self._clock()
+        found = [event.of(member, old, status, now, self._identity)]
+        if member.own is not None:
+            with self._lock:
+                row = plan.row_of(member.own, self._sums, now, old)
+                lost = self.losses.news(row, self._sums, old)
+            if lost is not None:
+                log.error("%s: %s", row.budget.key, event.of_loss(member, lost, now, "")["note"])
+                found.append(event.of_loss(member, lost, now, self._identity))
+        for one in found:
+            if one is not None:
+                self._create(member.namespace, one)
+
+    def _create(self, namespace: str, found: dict[str, Any]) -> None:
         try:
-            self._api.create_event(member.namespace, found)
+            self._api.create_event(namespace, found)
             self.counters["events"] += 1
         except client.ApiError as error:
             # The status says the same, and stays.
-            log.warning("no Event for %s/%s: %s", member.namespace, member.name, error.message)
+            log.warning("no Event for %s: %s", found["metadata"]["name"], error.message)
 
     def _fold_leaving(self, now: float) -> None:
         """Fold what is to be deleted, and whose agent has fallen silent."""
-        if now < self._fold_at:
-            return
-        self._fold_at = now + FOLD_EVERY_S
         # Before the nodes: they are those of this version, or newer.
         seen = self._seen()
-        if seen is None:
+        if seen is None or not self.folds.is_due:
             return
         with self._lock:
             longest = 2 * self._pace.ceiling_for(len(self._sums.nodes))
-            leaving = [
-                (node.name, node.version)
-                for node in self._sums.nodes.values()
-                if node.is_leaving
-                and (node.is_final or now - self._heard.get(node.name, now) > longest)
-            ][:FOLDS]
-            book = self._sums.nodes.get(nodeusage.LEDGER)
-            uids = {node.uid for node in self._sums.nodes.values()}
-            has_gone = book is not None and bool(book.merged - uids)
-        try:
-            if leaving:
-                self.counters["folded"] += len(fold.fold(self._api, dict(leaving), self._clock()))
-            elif has_gone:
-                fold.forget(self._api, uids.__contains__, seen, self._clock())
-            self._fold_failures = 0
-        except client.ApiError as error:
-            # Statuses do not wait for it.
-            wait_s = min(BACKOFF_MAX_S, BACKOFF_S * 2 ** min(self._fold_failures, 5))
-            self._fold_at = now + max(FOLD_EVERY_S, wait_s)
-            if self._fold_failures in (0, 4):
-                log.warning("nodes that are gone wait to be folded: %s", error.message)
-            self._fold_failures += 1
+            heard = self._heard
+            work = fold_queue.Work.of(
+                self._sums, lambda node: now - heard.get(node.name, now) > longest, seen
+            )
+        self.folds.run(work)
+        self.counters["folded"] = self.folds.folded

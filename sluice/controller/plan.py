@@ -20,6 +20,7 @@ PERCENT_MAX = 2**31 - 1
 STALE_NODES_PERCENT = 5
 STALE_USAGE_PERCENT = 1
 SHOWN_NODES = 3
+LOST = "UsageLost"
 MOVED_PERCENT = 1
 
 DECISIONS = {
@@ -28,6 +29,7 @@ DECISIONS = {
     policy.Action.DROP: "Drop",
 }
 Status = dict[str, Any]
+NOTHING: Mapping[str, Any] = {}
 
 
 class Urgency(enum.IntEnum):
@@ -55,15 +57,49 @@ class Concern:
     message: str
 
 
-def row_of(own: budget.Budget, sums: totals.Totals, now: float) -> usage.Row:
-    """A budget's row of the API: the cluster's."""
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Bytes of the open day and month that were published and that no object has any more."""
+
+    day: int
+    month: int
+
+    @property
+    def is_any(self) -> bool:
+        """Whether any are missing."""
+        return self.day > 0 or self.month > 0
+
+
+def row_of(
+    own: budget.Budget, sums: totals.Totals, now: float, old: Mapping[str, Any] = NOTHING
+) -> usage.Row:
+    """A budget's row of the API: the cluster's.
+
+    Usage is never less than what the status `old` says of the same window: both are lower bounds
+    of what was used, so the larger is nearer (docs/decisions/0014).
+    """
     windows = window.open_windows(own.time_zone, now)
-    day = sums.sum(window.day_key(windows.day), own.key)
+    day, month = summed(own, sums, windows)
+    today = (sums.sum(window.day_key(windows.day), own.key) + [0] * columns.COUNTS)[1:]
+    counts = clamped(today[: columns.COUNTS])
+    if old.get("currentDay") == window.day_key(windows.day)[2:]:
+        day = max(day, old.get("currentUsage", 0))
+    if old.get("currentMonth") == window.month_key(windows.month)[2:]:
+        month = max(month, old.get("monthlyUsage", 0))
+    return usage.Row(own, ledger.Usage(day, month, counts, counts), windows, now)
+
+
+def summed(own: budget.Budget, sums: totals.Totals, windows: window.Windows) -> tuple[int, int]:
+    """The bytes of the day and of the month that all objects together have of a budget."""
+    (day, *_) = sums.sum(window.day_key(windows.day), own.key)
     (month, *_) = sums.sum(window.month_key(windows.month), own.key)
-    today = clamped((day + [0] * columns.COUNTS)[1 : 1 + columns.COUNTS])
-    day_size, month_size = clamped([day[0], month])
-    counted = ledger.Usage(day_size, month_size, today, today)
-    return usage.Row(own, counted, windows, now)
+    return min(day, columns.COUNT_MAX), min(month, columns.COUNT_MAX)
+
+
+def lost_of(row: usage.Row, sums: totals.Totals) -> Lost:
+    """What of a row's usage no object has."""
+    day, month = summed(row.budget, sums, row.windows)
+    return Lost(row.day - day, row.month - month)
 
 
 def clamped(values: Iterable[int]) -> list[int]:
@@ -103,10 +139,11 @@ def status_of(
         "nodes": {"reporting": reporting, "stale": len(doubt.silent)},
         "today": usage.counts(counted.today),
     }
-    status["conditions"] = [
-        transitioned(condition, old, generation, row.now)
-        for condition in conditions(row, action, reporting, concern, doubt)
+    found = [
+        *conditions(row, action, reporting, concern, doubt),
+        *usage_lost(row, lost_of(row, sums), old),
     ]
+    status["conditions"] = [transitioned(one, old, generation, row.now) for one in found]
     return status
 
 
@@ -157,6 +194,36 @@ def conditions(
         if doubt.skewed
         else ("ClockSkew", False, "ClocksAgree", "the nodes' clocks agree with the controller's"),
     ]  # fmt: skip
+
+
+def usage_lost(
+    row: usage.Row, lost: Lost, old: Mapping[str, Any]
+) -> list[tuple[str, bool, str, str]]:
+    """The condition that usage fell inside a window.
+
+    Absent as long as it never did: a status goes to every node.
+    """
+    if lost.is_any:
+        text = (
+            f"of {row.day} bytes of the day {lost.day} and of {row.month} of the month"
+            f" {lost.month} are in no NodeLogUsage any more; they count until the window ends"
+        )
+        return [(LOST, True, "UsageFell", text)]
+    if is_lost(old):
+        return [(LOST, False, "UsageComplete", "the NodeLogUsages have all that was published")]
+    return [
+        (LOST, False, one["reason"], one["message"])
+        for one in old.get("conditions") or ()
+        if one.get("type") == LOST
+    ]
+
+
+def is_lost(status: Mapping[str, Any]) -> bool:
+    """Whether a status says that usage was lost."""
+    return any(
+        one.get("type") == LOST and one.get("status") == "True"
+        for one in status.get("conditions") or ()
+    )
 
 
 def stale(row: usage.Row, reporting: int, doubt: Doubt) -> tuple[str, bool, str, str]:

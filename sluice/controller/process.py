@@ -75,6 +75,8 @@ class Controller:
         self._status.parts["cluster"] = self._health
         self._status.waits_for = self._not_ready
         self._status.more_problems = self._loop.problems
+        self._status.complaints["folding"] = self._loop.folds.complaint
+        self._status.complaints["usage"] = self._lost_usage
         self._watches = {"teambudgets": self._budgets, "nodelogusages": self._usages}
         self._notices = notices.Notices(
             self._api,
@@ -159,6 +161,12 @@ class Controller:
     def _not_ready(self) -> str:
         missing = [name for name, watch in self._watches.items() if not watch.synced.is_set()]
         return f"no list of {' and '.join(missing)} yet" if missing else ""
+
+    def _lost_usage(self) -> str:
+        found = [row.budget.key for row, lost in self._loop.lost(time.time()) if lost.is_any]
+        if not found:
+            return ""
+        return f"usage of {len(found)} budgets fell inside a window; first {found[0]}: UsageLost"
 
     def _health(self) -> dict[str, object]:
         state = self._election.state

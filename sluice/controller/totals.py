@@ -1,14 +1,14 @@
 """Totals: what all nodes counted, by window and team, kept by difference. No I/O, no clock.
 
-A node's object counts unless its uid is in the ledger object's `merged`: then it has been folded,
-and its counts are the ledger's.
+An object counts unless its uid is in the `merged` of a ledger object: then it has been folded, and
+its counts are the ledger object's.
 
 Threads: one at a time; the caller holds the lock.
 """
 
 import datetime
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sluice import ledger, nodeusage
@@ -25,7 +25,7 @@ class Node:
         seq: of its last report; 0 before the first.
         reported_at: by its own clock, epoch seconds; that of its creation before the first report.
         is_final: its agent has stopped for good. is_leaving: it is to be deleted.
-        merged: only of the ledger object: uids of what is folded into it.
+        merged, folded: only of ledger objects: what is folded into it, see ledgers.py.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Node:
     is_leaving: bool
     counted: ledger.Counted
     merged: frozenset[str]
+    folded: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> "Node":
@@ -53,12 +54,13 @@ class Node:
             is_leaving="deletionTimestamp" in metadata,
             counted=nodeusage.counted(status),
             merged=frozenset(status.get("merged") or ()),
+            folded=status.get("folded") or {},
         )
 
     @property
     def is_ledger(self) -> bool:
-        """Whether this is the controller's own object."""
-        return self.name == nodeusage.LEDGER
+        """Whether this is one of the controller's own objects."""
+        return nodeusage.is_ledger(self.name)
 
 
 def instant(text: str | None) -> float:
@@ -73,7 +75,7 @@ class Totals:
     """The sums, and who contributes.
 
     Attributes:
-        nodes: by name, the ledger object among them.
+        nodes: by name, the ledger objects among them.
     """
 
     def __init__(self) -> None:
@@ -89,7 +91,7 @@ class Totals:
         self.nodes[node.name] = node
         if not node.is_ledger:
             return self._replace(old, self._part(node), is_node=True)
-        return self._replace(old, node.counted, is_node=False) | self._merge(node.merged)
+        return self._replace(old, self._part(node), is_node=False) | self._merge()
 
     def remove(self, name: str) -> set[str]:
         """An object is gone; returns the teams whose sums have changed."""
@@ -98,20 +100,21 @@ class Totals:
         self.nodes.pop(name, None)
         if node is None or not node.is_ledger:
             return self._replace(old, {}, is_node=True)
-        return self._replace(old, {}, is_node=False) | self._merge(frozenset())
+        return self._replace(old, {}, is_node=False) | self._merge()
 
     def _part(self, node: Node | None) -> ledger.Counted:
         """What a node's object adds to the sums."""
         return {} if node is None or node.uid in self._merged else node.counted
 
-    def _merge(self, merged: frozenset[str]) -> set[str]:
-        """Have exactly the nodes with these uids count as folded."""
+    def _merge(self) -> set[str]:
+        """Have exactly the objects count as folded that a ledger object names."""
         changed = set()
-        moved = merged ^ self._merged
+        before = self._merged
+        self._merged = frozenset().union(*(one.merged for one in self.ledgers()))
+        moved = self._merged ^ before
         for node in [node for node in self.nodes.values() if node.uid in moved]:
-            parts = ({}, node.counted) if node.uid in self._merged else (node.counted, {})
-            changed |= self._replace(*parts, is_node=True)
-        self._merged = merged
+            parts = ({}, node.counted) if node.uid in before else (node.counted, {})
+            changed |= self._replace(*parts, is_node=not node.is_ledger)
         return changed
 
     def _replace(self, old: ledger.Counted, new: ledger.Counted, *, is_node: bool) -> set[str]:
@@ -158,6 +161,10 @@ class Totals:
             for node in self.nodes.values()
             if not node.is_ledger and node.uid not in self._merged
         )
+
+    def ledgers(self) -> Iterator[Node]:
+        """The ledger objects."""
+        return (node for node in self.nodes.values() if node.is_ledger)
 
     def is_merged(self, uid: str) -> bool:
         """Whether the object with this uid has been folded."""

@@ -70,6 +70,12 @@ class Forbidden(ApiError):
     status = 403
 
 
+class MethodNotAllowed(ApiError):
+    """Not for this kind of object; to make one: its CRD is being deleted."""
+
+    status = 405
+
+
 class Throttled(ApiError):
     """Too many requests; `retry_after_s` says when to come again."""
 
@@ -87,7 +93,10 @@ class Unreachable(ApiError):
 
 KINDS: dict[int, type[ApiError]] = {
     kind.status: kind
-    for kind in (NotFound, Conflict, Invalid, Gone, Unauthorized, Forbidden, Throttled)
+    for kind in (
+        *(NotFound, Conflict, Invalid, Gone),
+        *(Unauthorized, Forbidden, MethodNotAllowed, Throttled),
+    )
 }
 
 
