@@ -179,11 +179,15 @@ class OnceCommand(click.Command):
         return super().parse_args(ctx, args)
 
 
-def option(flag: str, **more: Any) -> Callable[[Command], Command]:
-    """A flag that the environment can give too."""
-    variable = "SLUICE_" + flag.lstrip("-").replace("-", "_").upper()
+def option(flag: str, *old: str, **more: Any) -> Callable[[Command], Command]:
+    """A flag that the environment can give too; `old` are names that it had before."""
+    variables = ["SLUICE_" + name.lstrip("-").replace("-", "_").upper() for name in (flag, *old)]
     more.setdefault("show_default", True)
-    return click.option(flag, envvar=variable, show_envvar=True, **more)
+    # What click passes on is named after the first.
+    name = flag.lstrip("-").replace("-", "_")
+    return click.option(
+        flag, *old, name, envvar=variables if old else variables[0], show_envvar=True, **more
+    )
 
 
 class HostType(click.ParamType[str]):
@@ -442,13 +446,23 @@ SERVING_OPTIONS = (
         type=click.IntRange(1, 1024),
         help="Pushes at work at a time; the next is answered 503.  [default: threads - 2]",
     ),
-    option("--max-body", type=BytesType(), default=8 * MIB, help="Bytes of a push as received."),
-    option("--max-decoded", type=BytesType(), default=32 * MIB, help="Bytes of a push decoded."),
     option(
+        "--max-body",
+        type=BytesType(),
+        help="Bytes of a push as received.  [default: 64Mi, or what --max-memory allows]",
+    ),
+    option(
+        "--max-decoded",
+        type=BytesType(),
+        help="Bytes of a push decoded.  [default: 64Mi, or what --max-memory allows]",
+    ),
+    option(
+        "--max-memory",
         "--max-decoded-total",
         type=BytesType(),
-        default=128 * MIB,
-        help="Bytes that all pushes being decoded may take.",
+        default=192 * MIB,
+        help="Bytes of memory that all pushes together may hold; the next is answered 503. An"
+        " eighth is kept for small pushes.",
     ),
     option(
         "--unbudgeted",

@@ -7,6 +7,10 @@ commit() or refund() ends it, and only then is anything booked.
 
 Threads: any number. Each push works in a scratch of its own, handed back before the caller
 talks to upstream, so that pushes that wait hold no decoded bytes.
+
+Memory: what a push needs beside its body is taken from `memory` before it is allocated, and is
+given back when the push ends: decoded bytes, index, filtered copy, and what is sent instead of the
+body. See docs/decisions/0011.
 """
 
 import functools
@@ -21,10 +25,16 @@ from sluice.policy import Action
 from sluice.wire import loki
 
 MIB = 2**20
-# Scratches kept for the next push, and the most that one keeps while idle.
+# Scratches kept for the next push, and the most that each of the three parts of one keeps while
+# idle: 24 MiB in all, which are not in `memory`.
 IDLE_SCRATCHES = 4
-IDLE_BYTES = 8 * MIB
+IDLE_BYTES = 2 * MIB
 STREAM_COLUMNS, ENTRY_COLUMNS = 8, 3
+# Bytes of arrays for a stream and for an entry: the scan's row, then teams, applications, sums and
+# outcomes, and what counting them needs for a moment.
+STREAM_BYTES, ENTRY_BYTES = 8 * STREAM_COLUMNS + 64, 8 * ENTRY_COLUMNS + 1
+# More for an entry where some are lost, and for a stream and a team until the push ends.
+LOST_BYTES, WAITING_BYTES, TEAM_BYTES = 24, 16, 256
 
 Now = float | int | datetime
 Int64s = npt.NDArray[np.int64]
@@ -37,16 +47,24 @@ class Scratch:
     def __init__(self) -> None:
         self.decoded = loki.Scratch()
         self.filtered = loki.Scratch()
+        self._new_rows()
+
+    def _new_rows(self) -> None:
         self.stream: Int64s = np.zeros((256, STREAM_COLUMNS), np.int64)
         self.entry: Int64s = np.zeros((4096, ENTRY_COLUMNS), np.int64)
 
+    def begin(self, claim: memory.Claim | None) -> None:
+        """Count what is used from now on in this claim."""
+        self.decoded.begin(claim)
+        self.filtered.begin(claim)
+
     def trim(self) -> None:
         """Let go of what only a large push needed."""
+        self.begin(None)
         self.decoded.trim(IDLE_BYTES)
         self.filtered.trim(IDLE_BYTES)
         if self.stream.nbytes + self.entry.nbytes > IDLE_BYTES:
-            self.stream = np.zeros((256, STREAM_COLUMNS), np.int64)
-            self.entry = np.zeros((4096, ENTRY_COLUMNS), np.int64)
+            self._new_rows()
 
 
 class Gate:
@@ -56,7 +74,7 @@ class Gate:
         budgets: what to enforce; replaced by load(). None: not known yet, and nothing passes.
         ledger: where to count; None counts in memory.
         max_decoded: bytes that one push may decode to, else TooLarge.
-        max_decoded_total: bytes that all pushes at work may decode to, else Unavailable.
+        max_memory: bytes that all pushes may hold, else Unavailable; see memory.Memory.
         namespace_labels: the labels that may name a stream's namespace, first present first.
         system_namespace: budgets come from a cluster, and only those in this namespace may govern
             others; None: from a file, and each may.
@@ -67,8 +85,8 @@ class Gate:
         budgets: Iterable[budget.Budget] | None = (),
         ledger: ledger.Ledger | None = None,
         *,
-        max_decoded: int = 32 * MIB,
-        max_decoded_total: int = 128 * MIB,
+        max_decoded: int = 64 * MIB,
+        max_memory: int = 192 * MIB,
         namespace_labels: Sequence[str] = table.NAMESPACE_LABELS,
         drop_unbudgeted: bool = False,
         system_namespace: str | None = None,
@@ -76,7 +94,7 @@ class Gate:
         self.ledger = new_ledger(drop_unbudgeted) if ledger is None else ledger
         self.apps = usage.Apps()
         self._max_decoded = max_decoded
-        self.memory = memory.Memory(max_decoded_total)
+        self.memory = memory.Memory(max_memory)
         self._namespace_labels = tuple(namespace_labels)
         self._system_namespace = system_namespace
         self._idle: list[Scratch] = []
@@ -163,39 +181,33 @@ class Gate:
         """Judge a push and reserve what of it goes on.
 
         Args:
-            body: as received.
+            body: as received. Its bytes are the caller's: they are not taken from `memory`.
             encoding: its Content-Encoding, "" or None for none.
 
         Raises:
             BadPush, TooLarge: it cannot be read, or is over a limit.
-            Unavailable: too much is being decoded right now, or no budgets are loaded.
+            Unavailable: pushes hold too much memory right now, or no budgets are loaded.
             In every case nothing was charged and nothing counted.
         """
         rules = self.ledger.rules_at(window.instant(now))
-        # What is larger than it looks gets a second try with all the room there is.
-        limit = min(self._max_decoded, loki.likely_size(body, encoding or "", dialect))
-        try:
-            return self._push(body, encoding or "", dialect, rules, limit)
-        except errors.TooLarge:
-            if limit == self._max_decoded:
-                raise
-        return self._push(body, encoding or "", dialect, rules, self._max_decoded)
-
-    def _push(
-        self, body: bytes, encoding: str, dialect: loki.Dialect, rules: ledger.Rules, limit: int
-    ) -> judgement.Judgement:
-        self.memory.take(limit)
+        claim = memory.Claim(self.memory, len(body))
         try:
             scratch = self._scratch()
+            scratch.begin(claim)
             try:
-                decoded = loki.decode(body, encoding, dialect, limit, scratch.decoded)
-                return self._judge(body, decoded, dialect, rules, scratch)
+                decoded = loki.decode(
+                    body, encoding or "", dialect, self._max_decoded, scratch.decoded
+                )
+                judged, waiting = self._judge(body, decoded, dialect, rules, scratch, claim)
             finally:
+                scratch.trim()
                 if len(self._idle) < IDLE_SCRATCHES:
-                    scratch.trim()
                     self._idle.append(scratch)
-        finally:
-            self.memory.give(limit)
+        except BaseException:
+            claim.keep(0)
+            raise
+        claim.keep(waiting)
+        return judged
 
     def _scratch(self) -> Scratch:
         try:
@@ -210,20 +222,23 @@ class Gate:
         dialect: loki.Dialect,
         rules: ledger.Rules,
         scratch: Scratch,
-    ) -> judgement.Judgement:
+        claim: memory.Claim,
+    ) -> tuple[judgement.Judgement, int]:
+        """The judgement, and the bytes that it holds until it ends."""
         view = decoded.view
-        stream, entry, is_mixed = self._scan(view, dialect, scratch)
+        stream, entry, is_mixed = self._scan(view, dialect, scratch, claim)
         known = self._known_for(rules)
         team, app = np.empty(len(stream), np.int32), np.empty(len(stream), np.int32)
         found = _core.assign(view, dialect.value, stream, known.owners, known.learn, team, app)
         rows = np.array(found, np.int32)
+        claim.take(TEAM_BYTES * len(rows))
         received = np.zeros((len(rows), 2), np.int64)
         np.add.at(received, team, stream[:, judgement.STREAM_COUNT : judgement.STREAM_SIZE + 1])
         tally = np.zeros((len(rows), judgement.TALLY_COLUMNS), np.int64)
         outcome = np.zeros(len(entry), np.uint8)
         # All that may fail is made before anything is charged.
         share = ledger.Share(rows, np.zeros(len(rows), np.int64), rules.era)
-        judged = judgement.Judgement(self.ledger, share, received, tally)
+        judged = judgement.Judgement(self.ledger, share, received, tally, claim)
         kept_bytes = tally[:, judgement.KEPT_BYTES]
         try:
             _core.judge(
@@ -236,23 +251,27 @@ class Gate:
             np.negative(kept_bytes, out=share.reserved)
             _core.add(rules.used, rows, share.reserved)
             raise
+        waiting = WAITING_BYTES * len(stream) + TEAM_BYTES * len(rows)
         try:
             outcomes = tally[:, judgement.KEPT_ENTRIES : judgement.TALLY_DRY : 2]
             kept_entries, *lost_entries = outcomes.sum(axis=0).tolist()
             lost = sum(lost_entries)
             filtered = (stream, entry, outcome) if lost or is_mixed else None
-            if kept_entries or not filtered:
-                judged.body, judged.encoding = self._forwarded(
-                    body, decoded, dialect, filtered, scratch
-                )
             kept = stream[:, judgement.STREAM_SIZE].copy()
             if lost:
+                claim.take(LOST_BYTES * len(entry))
                 kept = judgement.kept_per_stream(stream, entry, outcome)
+            if kept_entries or not filtered:
+                judged.body, judged.encoding = self._forwarded(
+                    body, decoded, dialect, filtered, scratch, claim
+                )
+                if judged.body is not body:
+                    waiting += len(judged.body)
             judged.by_app = functools.partial(self.apps.add, app, kept)
         except BaseException:
             judged.refund()
             raise
-        return judged
+        return judged, waiting
 
     def _known_for(self, rules: ledger.Rules) -> assign.Known:
         """What is known of label strings under these rules' table."""
@@ -260,13 +279,14 @@ class Gate:
         return known if known.rules.table is rules.table else assign.Known(rules, self.apps)
 
     def _scan(
-        self, view: memoryview, dialect: loki.Dialect, scratch: Scratch
+        self, view: memoryview, dialect: loki.Dialect, scratch: Scratch, claim: memory.Claim
     ) -> tuple[Int64s, Int64s, bool]:
         """Scan into the scratch's rows, making room where it is short.
 
         Returns:
             Rows of streams and entries, and whether Loki would read more than they say.
         """
+        taken = 0
         while True:
             is_mixed = False
             if dialect is loki.Dialect.PROTOBUF:
@@ -275,19 +295,23 @@ class Gate:
                 streams, entries, is_mixed = _core.scan_json(
                     view, dialect is loki.Dialect.LEGACY, scratch.stream, scratch.entry
                 )
+            needed = STREAM_BYTES * streams + ENTRY_BYTES * entries
+            try:
+                claim.take(needed - taken)
+            except errors.SluiceError as error:
+                words = f"{streams} streams and {entries} entries: {error.message}"
+                raise type(error)(words) from None
+            taken = needed
             if streams <= len(scratch.stream) and entries <= len(scratch.entry):
                 return scratch.stream[:streams], scratch.entry[:entries], is_mixed
-            needed = 8 * (streams * STREAM_COLUMNS + entries * ENTRY_COLUMNS)
-            if needed > 2 * self._max_decoded:
-                raise errors.TooLarge(
-                    f"{streams} streams and {entries} entries need an index of {needed} bytes,"
-                    f" at most {2 * self._max_decoded} are allowed"
-                )
-            # Some spare, so that a slightly larger push does not scan twice again.
+            # Small ones get some spare, so that a slightly larger push does not scan twice again.
+            more = needed // 4 if needed <= IDLE_BYTES else 0
             if streams > len(scratch.stream):
-                scratch.stream = np.zeros((streams * 5 // 4, STREAM_COLUMNS), np.int64)
+                rows = streams + more // STREAM_BYTES
+                scratch.stream = np.zeros((rows, STREAM_COLUMNS), np.int64)
             if entries > len(scratch.entry):
-                scratch.entry = np.zeros((entries * 5 // 4, ENTRY_COLUMNS), np.int64)
+                rows = entries + more // ENTRY_BYTES
+                scratch.entry = np.zeros((rows, ENTRY_COLUMNS), np.int64)
 
     def _forwarded(
         self,
@@ -296,15 +320,26 @@ class Gate:
         dialect: loki.Dialect,
         filtered: tuple[Int64s, Int64s, npt.NDArray[np.uint8]] | None,
         scratch: Scratch,
-    ) -> tuple[bytes, str]:
+        claim: memory.Claim,
+    ) -> tuple[bytes | bytearray, str]:
         """What goes on, and its Content-Encoding; `filtered` has rows and outcomes, or is None."""
+        view = decoded.view
         if filtered is None:
             if decoded.as_received:
                 return body, decoded.encoding
-            return loki.encode(decoded.view, dialect, compressed=True)
-        out = scratch.filtered.room(len(decoded.view) + 64 * len(filtered[0]) + 64)
-        size = _core.split(decoded.view, dialect.value, *filtered, out)
-        return loki.encode(memoryview(out)[:size], dialect, compressed=bool(decoded.encoding))
+            claim.take(loki.encoded_max(len(view)))
+            return loki.encode(view, dialect, compressed=True)
+        out = scratch.filtered.room(len(view) + 64 * len(filtered[0]) + 64)
+        size = _core.split(view, dialect.value, *filtered, out)
+        if dialect is not loki.Dialect.PROTOBUF and not decoded.encoding and size > IDLE_BYTES:
+            return scratch.filtered.detached(size), ""
+        if len(view) > IDLE_BYTES:
+            # Nobody reads it any more, and what follows needs as much again.
+            view.release()
+            scratch.decoded.trim(IDLE_BYTES)
+        claim.take(loki.encoded_max(size))
+        with memoryview(out)[:size] as kept:
+            return loki.encode(kept, dialect, compressed=bool(decoded.encoding))
 
 
 def new_ledger(drop_unbudgeted: bool) -> ledger.Ledger:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from sluice import columns, ledger
+from sluice import columns, ledger, memory
 
 Int64s = npt.NDArray[np.int64]
 
@@ -32,14 +32,23 @@ class Judgement:
         received: int64 [k, 2], entries and bytes of each row of `share`.
         tally: int64 [k, 12], as the core counted.
         by_app: counts what is forwarded by application; commit() calls it.
+
+    Args:
+        claim: the memory that the push holds, which is given back when it ends.
     """
 
     def __init__(
-        self, book: ledger.Ledger, share: ledger.Share, received: Int64s, tally: Int64s
+        self,
+        book: ledger.Ledger,
+        share: ledger.Share,
+        received: Int64s,
+        tally: Int64s,
+        claim: memory.Claim,
     ) -> None:
         self._ledger: ledger.Ledger | None = book
+        self._claim = claim
         self.share, self.received, self.tally = share, received, tally
-        self.body: bytes | None = None
+        self.body: bytes | bytearray | None = None
         self.encoding = ""
         self.by_app: Callable[[], None] = lambda: None
 
@@ -83,6 +92,7 @@ class Judgement:
         book, self._ledger = self._ledger, None
         if book is None:
             raise ValueError("this judgement was committed or refunded before")
+        self._claim.keep(0)
         return book
 
 

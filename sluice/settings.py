@@ -12,12 +12,15 @@ from urllib.parse import urlsplit
 
 import click
 
-from sluice import hosts, table
+from sluice import hosts, memory, table
 from sluice.auth import NOBODY_IS_ASKED, Auth
 from sluice.pace import Pace
 
 # Threads that are kept from pushes, so that probes and metrics are answered.
 SPARE_THREADS = 2
+# Bytes of a push, as received and decoded. Loki's distributor takes 100 MiB as received
+# (distributor.max_recv_msg_size of 3.7.8); shippers send a few MiB, a backlog 13.
+PUSH_MAX = 64 * 2**20
 
 
 def keep_from_requests() -> None:
@@ -75,7 +78,7 @@ class Serving:
     max_in_flight: int
     max_body: int
     max_decoded: int
-    max_decoded_total: int
+    max_memory: int
     namespace_label: tuple[str, ...]
     unbudgeted: str
     evaluate: bool
@@ -91,12 +94,15 @@ class Serving:
             raise click.UsageError(
                 f"--max-in-flight {flags['max_in_flight']} exceeds --threads {flags['threads']}"
             )
-        if flags["max_decoded"] > flags["max_decoded_total"]:
-            # A push in between would be told to come again for ever.
-            raise click.UsageError(
-                f"--max-decoded {flags['max_decoded']} exceeds"
-                f" --max-decoded-total {flags['max_decoded_total']}"
-            )
+        most = memory.Memory(flags["max_memory"]).most(PUSH_MAX)
+        for name in ("max_body", "max_decoded"):
+            flags[name] = flags[name] or min(PUSH_MAX, most)
+            if flags[name] > most:
+                # A push in between would be refused for another reason than the operator's.
+                raise click.UsageError(
+                    f"--{name.replace('_', '-')} {flags[name]} exceeds the {most} bytes that"
+                    f" a large push may hold of --max-memory {flags['max_memory']}"
+                )
         flags["state_dir"] = flags["state_dir"] or default_state_dir()
         flags["auth"] = guarded(flags)
         flags["namespace_label"] = flags["namespace_label"] or table.NAMESPACE_LABELS

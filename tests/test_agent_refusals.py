@@ -123,7 +123,7 @@ def test_a_body_that_ends_before_it_should_is_refused():
 
 def test_a_push_that_decodes_to_too_much_is_a_413():
     front = Front([SHOP])
-    body = gzip.compress(b" " * 40 * KIB * KIB)
+    body = gzip.compress(b" " * 80 * KIB * KIB)
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     response = front.client.post(PUSH_PATH, data=body, headers=headers)
     assert response.status_code == 413

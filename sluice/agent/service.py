@@ -69,7 +69,7 @@ class Service:
                 budgets,
                 self.ledger,
                 max_decoded=options.max_decoded,
-                max_decoded_total=options.max_decoded_total,
+                max_memory=options.max_memory,
                 namespace_labels=options.namespace_label,
                 system_namespace=system_namespace,
             )

@@ -2,7 +2,7 @@
 
 Rule 1: nothing grows past the bound. zlib is asked for no more than is left of it, zstd
 writes into a buffer of that size (and keeps a window, of as much again at the worst); 1 KB
-that would become 4 GB stops there.
+that would become 4 GB stops there. A scratch takes the bytes of a push's claim before it grows.
 Rule 2: deflate is read raw first, as Loki reads it, and as zlib's only where Loki could get
 nothing from it. The other way round, one body could mean two things.
 Rule 3: lenient means: what came out before an error is the result. Loki reads JSON as a
@@ -15,14 +15,17 @@ Source: Go's compress/gzip and compress/flate as Loki 3.7.8 uses them; RFC 1950,
 
 import contextlib
 import zlib
+from typing import NamedTuple
 
 import cramjam
 
-from sluice import errors
+from sluice import errors, memory
 
 # Bytes of input at a time, small at first; zlib hands back (copies) what it has not used.
 PIECE_LEAST, PIECE = 1 << 10, 1 << 16
 CHUNK = 1 << 20  # bytes of output at a time
+# Loki takes any number. One costs 20 bytes to send and microseconds to read.
+MEMBERS_MAX = 65_536
 
 GZIP, RAW, WRAPPED = 31, -15, 15  # zlib's wbits
 NAME = {GZIP: "gzip", RAW: "deflate", WRAPPED: "deflate"}
@@ -37,14 +40,40 @@ SINGLE_SEGMENT = 0x20
 class Scratch:
     """A buffer that grows with its largest use and is used again and again.
 
+    Args:
+        claim: what its bytes are taken from before it grows; None: they are not counted.
+
     Threads: one at a time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, claim: memory.Claim | None = None) -> None:
         self._buffer = bytearray()
+        self.begin(claim)
 
-    def room(self, n: int) -> bytearray:
-        """At least `n` bytes to write to. What was in it is gone."""
+    def begin(self, claim: memory.Claim | None) -> None:
+        """Count what is used from now on in this claim."""
+        self._claim, self._held = claim, 0
+
+    def another(self) -> "Scratch":
+        """A new scratch whose bytes are taken from the same claim."""
+        return Scratch(self._claim)
+
+    def _hold(self, n: int) -> None:
+        if n > self._held:
+            if self._claim is not None:
+                self._claim.take(n - self._held)
+            self._held = n
+
+    def room(self, n: int, beside: int = 0) -> bytearray:
+        """At least `n` bytes to write to. What was in it is gone.
+
+        Args:
+            beside: bytes that are needed elsewhere to fill it.
+
+        Raises:
+            TooLarge, Unavailable: see memory.Claim.take().
+        """
+        self._hold(n + beside)
         if len(self._buffer) < n:
             # Let go of the old one first. Views of it stay readable.
             self._buffer = bytearray()
@@ -56,17 +85,44 @@ class Scratch:
         return memoryview(self._buffer)[:n].toreadonly()
 
     def write(self, at: int, chunk: bytes) -> None:
-        """Put `chunk` behind the first `at` bytes, which stay."""
+        """Put `chunk` behind the first `at` bytes, which stay.
+
+        Raises:
+            TooLarge, Unavailable: see memory.Claim.take().
+        """
+        end = at + len(chunk)
+        # A bytearray takes an eighth more than it needs when it grows; and there is the chunk.
+        self._hold(end + (end >> 3) + len(chunk))
         try:
-            self._buffer[at : at + len(chunk)] = chunk
+            self._buffer[at:end] = chunk
         except BufferError:
             # Somebody still holds a view, so it cannot grow in place.
             self._buffer = self._buffer[:at] + chunk
+
+    def detached(self, n: int) -> bytearray:
+        """The first `n` bytes, which belong to the caller; the scratch is empty then."""
+        buffer, self._buffer = self._buffer, bytearray()
+        del buffer[n:]
+        return buffer
 
     def trim(self, keep: int) -> None:
         """Give the memory back if it is more than `keep` bytes."""
         if len(self._buffer) > keep:
             self._buffer = bytearray()
+            if self._claim is not None:
+                self._claim.give(self._held)
+            self._held = 0
+
+
+class Bound(NamedTuple):
+    """At most `bytes` may come out; the setting that says so is `named` in a refusal."""
+
+    bytes: int
+    named: int
+
+    def passed(self) -> errors.TooLarge:
+        """The refusal of a push that holds more."""
+        return too_large(self.named + 1, self.named, "at least ")
 
 
 def too_large(size: int, limit: int, more: str = "") -> errors.TooLarge:
@@ -74,54 +130,62 @@ def too_large(size: int, limit: int, more: str = "") -> errors.TooLarge:
     return errors.TooLarge(f"the push decodes to {more}{size} bytes, at most {limit} are allowed")
 
 
-def undo(body: bytes, coding: str, limit: int, scratch: Scratch, lenient: bool) -> tuple[int, bool]:
+def undo(
+    body: bytes, coding: str, bound: Bound, scratch: Scratch, lenient: bool
+) -> tuple[int, bool]:
     """Undo one content coding, gzip, deflate or zstd, into the scratch.
 
     Returns:
         the number of bytes, and whether Loki gets the same from the body.
 
     Raises:
-        BadPush: the body is not in that coding. TooLarge: it holds more than `limit` bytes.
+        BadPush: the body is not in that coding. TooLarge: it holds more bytes than `bound` allows.
     """
     if coding == "zstd":
-        return _unzstd(body, limit, scratch), True
+        return _unzstd(body, bound, scratch), True
     if coding == "gzip":
-        return _inflate(body, GZIP, limit, scratch, lenient), True
+        return _inflate(body, GZIP, bound, scratch, lenient), True
     try:
-        return _inflate(body, RAW, limit, scratch, lenient), True
+        return _inflate(body, RAW, bound, scratch, lenient), True
     except errors.BadPush:
         is_wrapped = len(body) > 1 and body[0] & 15 == 8 and (body[0] << 8 | body[1]) % 31 == 0
         if not is_wrapped:
             raise
-    return _inflate(body, WRAPPED, limit, scratch, lenient=False), False
+    return _inflate(body, WRAPPED, bound, scratch, lenient=False), False
 
 
 class _Output:
     """Decoded bytes on their way into the scratch, up to the limit."""
 
-    def __init__(self, scratch: Scratch, limit: int) -> None:
-        self._scratch, self._limit = scratch, limit
+    def __init__(self, scratch: Scratch, bound: Bound) -> None:
+        self._scratch, self._bound = scratch, bound
         self.size = 0
 
     def ask(self) -> int:
         """How many bytes to decode next: enough to see that the limit is passed, no more."""
-        return min(CHUNK, self._limit + 1 - self.size)
+        return min(CHUNK, self._bound.bytes + 1 - self.size)
 
     def add(self, chunk: bytes) -> None:
-        if self.size + len(chunk) > self._limit:
-            raise too_large(self._limit + 1, self._limit, "at least ")
+        if self.size + len(chunk) > self._bound.bytes:
+            raise self._bound.passed()
         self._scratch.write(self.size, chunk)
         self.size += len(chunk)
 
 
-def _inflate(body: bytes, wbits: int, limit: int, scratch: Scratch, lenient: bool) -> int:
+def _inflate(body: bytes, wbits: int, bound: Bound, scratch: Scratch, lenient: bool) -> int:
     """Undo gzip, of any number of members, or deflate, up to the end of its last block."""
-    output = _Output(scratch, limit)
-    at, piece_bytes, ended = 0, PIECE_LEAST, False
+    output = _Output(scratch, bound)
+    at, piece_bytes, ended, members = 0, PIECE_LEAST, False, 1
     engine = zlib.decompressobj(wbits)
     try:
         while at < len(body) and not (ended and wbits != GZIP):
             if ended:
+                members += 1
+                if members > MEMBERS_MAX:
+                    raise errors.BadPush(
+                        f"Content-Encoding gzip: more than {MEMBERS_MAX} members,"
+                        f" after {at} of {len(body)} bytes"
+                    )
                 # Small again: a body of tiny members must not copy its rest for each.
                 engine, piece_bytes = zlib.decompressobj(wbits), PIECE_LEAST
             piece = body[at : at + piece_bytes]
@@ -160,15 +224,15 @@ def _drain(engine: "zlib._Decompress", piece: bytes, output: _Output, lenient: b
             return
 
 
-def _unzstd(body: bytes, limit: int, scratch: Scratch) -> int:
+def _unzstd(body: bytes, bound: Bound, scratch: Scratch) -> int:
     """Undo zstd frames. Few senders declare a size, so the room grows until it fits."""
-    declared = _declared_size(body)
+    declared, limit = _declared_size(body), bound.bytes
     if declared > limit:
-        raise too_large(declared, limit)
+        raise too_large(declared, bound.named)
     room = declared or min(limit, max(PIECE, 4 * len(body)))
-    while (size := _unzstd_into(body, scratch.room(room), limit)) is None:
+    while (size := _unzstd_into(body, scratch.room(room, beside=room), limit)) is None:
         if room == limit:
-            raise too_large(limit + 1, limit, "at least ")
+            raise bound.passed()
         room = min(limit, 4 * room)
     return size
 

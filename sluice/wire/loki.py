@@ -13,7 +13,6 @@ Source: Loki 3.7.8 pkg/loghttp/push/push.go (parsePushRequestBody), pkg/util/htt
 pkg/loghttp/versions.go; Go's mime.ParseMediaType; checked against both.
 """
 
-import contextlib
 import enum
 import re
 from typing import NamedTuple
@@ -29,7 +28,6 @@ FAST = 1  # gzip level; 1 MB of log lines took 3 ms, with zlib at its level 1 6 
 
 V1_PATH = "/loki/api/v1"
 JSON_TYPE = "application/json"
-LIKELY_LEAST = 2**20  # bytes that a small compressed body is taken to decode to
 SNAPPY_MOST = 22  # bytes out for one in, at the most: a copy of 64 takes three
 
 # RFC 9110 names -> the names under which Loki takes them. The rest is not for Loki.
@@ -106,21 +104,6 @@ def loki_takes(encoding: str, dialect: Dialect) -> bool:
     return encoding in _LOKI_TAKES
 
 
-def likely_size(body: bytes, encoding: str, dialect: Dialect) -> int:
-    """About how many bytes a body decodes to: exact where it says so itself, else generous.
-
-    For keeping account of memory before it is taken; decode() has the real limit.
-    """
-    coding = _CODINGS.get(encoding.strip().lower())
-    if coding in ("", "snappy"):
-        if dialect is not Dialect.PROTOBUF:
-            return len(body)
-        with contextlib.suppress(cramjam.DecompressionError):
-            return min(int(cramjam.snappy.decompress_raw_len(body)), SNAPPY_MOST * len(body))
-    # Logs seldom shrink to a 16th.
-    return max(LIKELY_LEAST, 16 * len(body))
-
-
 def decode(
     body: bytes, encoding: str, dialect: Dialect, max_decoded: int, scratch: Scratch
 ) -> Decoded:
@@ -130,11 +113,12 @@ def decode(
 
     Args:
         encoding: the header, "" if there was none; any case, spaces around it ignored.
-        max_decoded: bytes; the result may not be longer, nor memory grow much beyond.
+        max_decoded: bytes; the result may not be longer.
 
     Raises:
         BadPush: the encoding is not known, or the body is not in it.
-        TooLarge: the body would decode to more than `max_decoded`.
+        TooLarge: the body would decode to more than `max_decoded`, or needs more memory than there
+            is. Unavailable: it needs more than is free.
     """
     coding = _CODINGS.get(encoding.strip().lower())
     if coding is None:
@@ -148,25 +132,25 @@ def decode(
         if len(body) > max_decoded:
             raise inflate.too_large(len(body), max_decoded)
         return Decoded(memoryview(body), "", True)
-    size, raw = inflate.undo(body, coding, max_decoded, scratch, lenient=True)
+    bound = inflate.Bound(max_decoded, max_decoded)
+    size, raw = inflate.undo(body, coding, bound, scratch, lenient=True)
     return Decoded(scratch.view(size), coding, raw and coding in _LOKI_TAKES)
 
 
 def _decode_protobuf(body: bytes, coding: str, max_decoded: int, scratch: Scratch) -> Decoded:
     if coding in ("", "snappy"):
         return Decoded(_unsnapped(body, max_decoded, scratch), coding, True)
-    # No encoder makes a longer block of max_decoded bytes (snappy's MaxCompressedLength).
-    block_max = 32 + max_decoded + max_decoded // 6
-    outer = Scratch()
-    try:
-        size, raw = inflate.undo(body, coding, block_max, outer, lenient=False)
-    except errors.TooLarge:
-        raise inflate.too_large(max_decoded + 1, max_decoded, "at least ") from None
-    view = _unsnapped(bytes(outer.view(size)), max_decoded, scratch)
+    # No encoder makes a longer block of max_decoded bytes.
+    outer, block_max = scratch.another(), encoded_max(max_decoded)
+    bound = inflate.Bound(block_max, max_decoded)
+    size, raw = inflate.undo(body, coding, bound, outer, lenient=False)
+    with outer.view(size) as block:
+        view = _unsnapped(block, max_decoded, scratch)
+    outer.trim(0)
     return Decoded(view, coding, raw and coding in _LOKI_TAKES)
 
 
-def _unsnapped(block: bytes, max_decoded: int, scratch: Scratch) -> memoryview:
+def _unsnapped(block: bytes | memoryview, max_decoded: int, scratch: Scratch) -> memoryview:
     try:
         size: int = cramjam.snappy.decompress_raw_len(block)
         if size > max_decoded:
@@ -190,7 +174,7 @@ def _unsnapped(block: bytes, max_decoded: int, scratch: Scratch) -> memoryview:
 _LONG_TAIL = re.compile(rb"(?:\xf0\x00(.)|\xf0\x01(..)|\xf4\x00\x00(.))\Z", re.DOTALL)
 
 
-def _canonical(block: bytes) -> bytes:
+def _canonical(block: bytes | memoryview) -> bytes:
     """`block` with its last literal written the short way.
 
     Go's snappy reads the long way everywhere, the one in cramjam only where four bytes
@@ -198,21 +182,30 @@ def _canonical(block: bytes) -> bytes:
     """
     tail = _LONG_TAIL.search(block, max(0, len(block) - 4))
     if tail is None:
-        return block
+        return bytes(block)
     literal = tail[tail.lastindex or 0]
-    return block[: tail.start()] + bytes([len(literal) - 1 << 2]) + literal
+    return b"".join((block[: tail.start()], bytes([len(literal) - 1 << 2]), literal))
+
+
+def encoded_max(n: int) -> int:
+    """The most bytes that encode() makes of `n`: snappy's MaxCompressedLength, gzip's is less."""
+    return 32 + n + n // 6
 
 
 def encode(
     decoded: bytes | bytearray | memoryview, dialect: Dialect, compressed: bool
-) -> tuple[bytes, str]:
+) -> tuple[bytes | bytearray, str]:
     """A body that Loki takes, and its Content-Encoding: snappy for protobuf, gzip for JSON.
 
     Args:
         compressed: whether JSON is to be compressed; protobuf always is.
     """
+    if not (compressed or dialect is Dialect.PROTOBUF):
+        return bytes(decoded), ""
+    # Into a buffer of ours: what the library allocates would be copied once more.
+    out = bytearray(encoded_max(len(decoded)))
     if dialect is Dialect.PROTOBUF:
-        return bytes(cramjam.snappy.compress_raw(decoded)), ""
-    if compressed:
-        return bytes(cramjam.gzip.compress(decoded, level=FAST)), "gzip"
-    return bytes(decoded), ""
+        del out[cramjam.snappy.compress_raw_into(decoded, out) :]
+        return out, ""
+    del out[cramjam.gzip.compress_into(decoded, out, level=FAST) :]
+    return out, "gzip"
