@@ -11,7 +11,9 @@ from sluice.agent import answer, upstream
 class Sender(Protocol):
     """Whoever takes pushes: upstream.Upstream, or a stand-in."""
 
-    def send(self, target: str, body: bytes, headers: Mapping[str, str]) -> upstream.Reply:
+    def send(
+        self, target: str, body: bytes | bytearray, headers: Mapping[str, str]
+    ) -> upstream.Reply:
         """Send one push; raises Unavailable where there is no answer."""
 
 
@@ -23,7 +25,7 @@ class BadUpstream(errors.SluiceError):
 
 def forward(
     judged: judgement.Judgement,
-    body: bytes,
+    body: bytes | bytearray,
     target: str,
     headers: Mapping[str, str],
     sender: Sender,

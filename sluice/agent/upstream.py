@@ -98,7 +98,7 @@ class Connection:
         poll.register(self.sock, select.POLLIN | select.POLLHUP)
         return not poll.poll(0)
 
-    def send(self, head: bytes, body: bytes) -> None:
+    def send(self, head: bytes, body: bytes | bytearray) -> None:
         """Send a request; over plain TCP in one piece, as far as the kernel takes it."""
         sent = 0
         if not isinstance(self.sock, ssl.SSLSocket):
@@ -225,7 +225,7 @@ class Upstream:
         path, mark, query = target.partition("?")
         return (self._legacy_path if path == LEGACY_PATH else self._path) + mark + query
 
-    def send(self, target: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+    def send(self, target: str, body: bytes | bytearray, headers: Mapping[str, str]) -> Reply:
         """POST `body`; `target` is the path and query it came in on.
 
         Raises:
