@@ -269,7 +269,7 @@ class Gate:
                     waiting += len(judged.body)
             judged.by_app = functools.partial(self.apps.add, app, kept)
         except BaseException:
-            judged.refund()
+            judged.cancel()
             raise
         return judged, waiting
 

@@ -88,6 +88,14 @@ class Judgement:
         totals[:, columns.REFUSED : columns.REFUSED + 2] = self.received
         self._end().refund(self.share, totals)
 
+    def cancel(self) -> None:
+        """It failed before anything was sent: nothing is charged, and nothing counted.
+
+        Raises:
+            ValueError: the judgement has ended already.
+        """
+        self._end().refund(self.share, np.zeros((len(self.tally), columns.TOTALS), np.int64))
+
     def _end(self) -> ledger.Ledger:
         book, self._ledger = self._ledger, None
         if book is None:

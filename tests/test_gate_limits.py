@@ -121,3 +121,38 @@ def test_a_scratch_that_served_a_large_push_is_not_kept():
     gate.push(body, now=NOON).commit()
     (scratch,) = gate._idle
     assert len(scratch.decoded.room(0)) == 0
+
+
+@pytest.mark.parametrize("dialect", loki.Dialect)
+def test_a_push_that_has_no_room_to_be_thinned_out_charges_and_counts_nothing(dialect):
+    push = pack([one_stream("shop", ["x" * 1000] * 1000)], dialect)
+    assert judged(Gate([make("shop", 2 * MIB)], max_memory=3 * MIB // 2), push).body is push.body
+    gate = Gate([make("shop", 500_000)], max_memory=3 * MIB // 2)
+    with pytest.raises(errors.TooLarge, match="bytes of memory"):
+        judged(gate, push)
+    assert nothing_counted(gate)
+    assert gate.memory.taken == 0
+
+
+@pytest.mark.parametrize("dialect", loki.Dialect)
+@pytest.mark.parametrize("coder", CODERS)
+def test_what_a_push_sends_instead_of_its_body_is_held_until_it_ends(dialect, coder):
+    push = pack([one_stream("shop", ["x" * 1000] * 1000)], dialect, coder)
+    gate = Gate([make("shop", 500_000)])
+    first, second = judged(gate, push), judged(gate, push)
+    assert first.body is not None
+    assert second.body is None
+    assert gate.memory.taken > len(first.body)
+    assert gate.memory.peak > 2 * len(first.body)
+    first.refund()
+    second.commit()
+    assert gate.memory.taken == 0
+
+
+def test_large_pushes_leave_room_for_small_ones():
+    gate = Gate([make("shop", MIB)], max_memory=16 * MIB)
+    large = pack([one_stream("shop", ["x" * 5 * MIB])], loki.Dialect.PROTOBUF)
+    gate.memory.take(13 * MIB)
+    with pytest.raises(errors.Unavailable, match=f"at most {14 * MIB} "):
+        judged(gate, large)
+    judged(gate, pack([one_stream("shop", ["x" * MIB])], loki.Dialect.PROTOBUF)).commit()
