@@ -254,7 +254,7 @@ class StatusCollector(Collector):
             reloads.add_metric([result], value)
         yield reloads
         yield GaugeMetricFamily(
-            "tco_budget_problems", "Budgets that are refused now.", len(status.problems)
+            "tco_budget_problems", "Budgets that are refused now.", len(status.all_problems)
         )
         yield CounterMetricFamily(
             "tco_clock_steps", "Jumps of the wall clock by over a minute.", status.clock_steps

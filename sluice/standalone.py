@@ -103,12 +103,12 @@ class Standalone(service.Service):
         reading = self._files.read()
         if not (reading.changed or self._is_behind):
             return
+        if reading.changed:
+            self._note(reading)
         # Until they are in force: a disk that is full now may not be so in a second.
-        self._is_behind = True
-        self.gate.load(reading.budgets)
-        self._is_behind = False
-        self._note(reading)
-        log.info("budgets read anew: %d in force", len(reading.budgets))
+        self._is_behind = not self.enforce(reading.budgets)
+        if not self._is_behind:
+            log.info("budgets read again: %d in force", len(reading.budgets))
 
     def _note(self, reading: watch.Reading) -> None:
         """Say what was wrong with the budgets: in the log, in /api/health, in the metrics."""

@@ -3,7 +3,9 @@
 Rule 1: the unit is the document. A refused one leaves the last good version of its key in
 force, and the rest apply.
 Rule 2: nothing that goes wrong with a file takes a budget away; only a document that is gone
-does, or a file that is gone from its directory.
+does, or a file that is gone from its directory. A file without a document went wrong: a save that
+truncates it, or a full disk, leaves it so. A file that ends in a refused document, or has one that
+does not tell its key, may have been cut: what it does not name any more stays until it is mended.
 Rule 3: a key belongs to the first document that names it, in the order of file names, then
 of documents, be that document good or bad: which of two governs must not change with a typo.
 """
@@ -12,7 +14,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -72,7 +74,6 @@ class _File:
     digest: bytes = b""
     documents: tuple[manifest.Document, ...] = ()
     failure: Problem | None = None
-    emptied: bool = False
 
 
 class BudgetFiles:
@@ -140,10 +141,6 @@ class BudgetFiles:
             documents = tuple(_parse(content))
         except errors.BadBudget as error:
             return replace(_failed(path, old, error), signature=signature, digest=digest)
-        if not documents and old.documents and not old.emptied:
-            # A file that is written in place is empty for a moment.
-            empty = errors.BadBudget("no document in it; its budgets go if it stays so")
-            return replace(_failed(path, old, empty), emptied=True)
         return _File(signature, digest, documents)
 
     def _publish(
@@ -166,11 +163,10 @@ class BudgetFiles:
         claims: dict[str, str] = {}
         for path, file in files.items():
             name, own = printable(path), held.setdefault(path, {})
-            if file.failure is not None:
-                problems.append(file.failure)
-                for key, last in self._held.get(path, {}).items():
-                    if key not in claims:
-                        claims[key], own[key] = name, last
+            last = self._held.get(path, {})
+            if file.failure is not None or not file.documents:
+                problems.append(file.failure or _empty(name, len(last)))
+                keep(last, own, claims, name)
                 continue
             for document in file.documents:
                 second = document.key in claims
@@ -180,7 +176,37 @@ class BudgetFiles:
                 good = document.budget or in_force.get(document.key or "")
                 if good is not None and not second:
                     own[good.key] = good
+            if may_be_cut(file.documents):
+                keep(last, own, claims, name)
+        if not files:
+            problems.append(Problem(printable(self.path), None, None, None, "no budget file in it"))
         return held, problems
+
+
+def keep(
+    last: Mapping[str, budget.Budget],
+    own: dict[str, budget.Budget],
+    claims: dict[str, str],
+    name: str,
+) -> None:
+    """Have those of a file's last good budgets stay that no document names."""
+    for key, good in last.items():
+        if key not in claims:
+            claims[key], own[key] = name, good
+
+
+def may_be_cut(documents: Sequence[manifest.Document]) -> bool:
+    """Whether more documents may have stood in a file than are there."""
+    refused = [document.error is not None for document in documents]
+    return refused[-1] or any(document.key is None for document in documents)
+
+
+def _empty(name: str, held: int) -> Problem:
+    """Say that a file has no document; `held` budgets were read from it before."""
+    words = "holds no TeamBudget"
+    if held:
+        words += f"; the last good ones ({held}) stay in force until it does, or is removed"
+    return Problem(name, None, None, None, words)
 
 
 def _are_same(some: Mapping[Path, _File], others: Mapping[Path, _File]) -> bool:

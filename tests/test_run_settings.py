@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from harness import Sluice, budget, running, wait_until, write_budgets
 from runs import SHOP, small
 from shippers import Entry, Stream
 from shipping import shipping
+
+from sluice import columns, ledger_file, row_seal, window
 
 # how it reloads
 
@@ -122,6 +125,63 @@ def test_a_refused_document_is_skipped_at_the_first_start_and_the_rest_apply(slu
     assert server.metric("tco_budget_problems") == 1
     assert server.send(small(0)).status == 204
     assert server.counts("pay")["received"]["entries"] == 0
+
+
+@pytest.mark.parametrize("content", ["", "# all gone\n", "apiVersion: v1\nkind: List\nitems: []\n"])
+def test_a_budgets_file_that_is_emptied_leaves_the_last_good_ones_in_force(
+    sluice, upstream, content
+):
+    server = sluice([budget("shop", 0)], upstream.url)
+    server.budgets.write_text(content)
+    wait_until(lambda: server.get("/api/health").json["problems"], "it is seen")
+    # As long as the file stays so.
+    time.sleep(2.5)
+    assert server.send(small(0)).status == 204
+    assert upstream.count()["requests"] == 0
+    assert server.counts("shop")["dropped"]["entries"] == 10
+    health = server.get("/api/health").json
+    assert health["status"] == "degraded"
+    assert "holds no TeamBudget; the last good ones (1)" in health["problems"][0]["message"]
+    assert server.metric("tco_budget_problems") == 1
+    write_budgets(server.budgets, [budget("shop", 10**6)])
+    wait_until(lambda: server.get("/api/health").json["status"] == "ok", "all is well")
+    assert server.send(small(0)).status == 204
+    assert upstream.count()["requests"] == 1
+
+
+def full_ledger(directory: Path) -> None:
+    """A state directory in which every row of the ledger belongs to a key of this month."""
+    directory.mkdir(parents=True)
+    rows = ledger_file.FileRows(directory, columns.COLUMNS)
+    rows.reserve(ledger_file.ROWS)
+    keys = ["", "shop/shop", *(f"ci/pr-{i}" for i in range(ledger_file.ROWS - 2))]
+    rows.names = {key: row for row, key in enumerate(keys)}
+    for key, row in rows.names.items():
+        rows.begin(row, key)
+    month = window.open_windows("UTC", time.time()).month
+    rows.rows[:, columns.MONTH_AT + columns.KEY] = month
+    row_seal.sealed(rows.rows, rows.weight)
+    rows.write_names()
+    rows.close()
+
+
+def test_budgets_that_the_ledger_has_no_room_for_are_a_problem_and_tried_again(tmp_path, upstream):
+    budgets = write_budgets(tmp_path / "budgets.yaml", [budget("shop", 111)])
+    full_ledger(tmp_path / "state")
+    server = Sluice(tmp_path / "sluice", budgets, upstream.url, state_dir=tmp_path / "state")
+    with running(server):
+        assert server.get("/api/health").json["status"] == "ok"
+        write_budgets(budgets, [budget("shop", 222), budget("pay", 222)])
+        wait_until(lambda: server.metric("tco_budget_problems") == 1, "it is seen")
+        (problem,) = server.get("/api/health").json["problems"]
+        assert "not in force: 1 new budgets, room for 0 more keys" in problem["error"]
+        assert server.get("/api/health").json["status"] == "degraded"
+        assert server.metric("tco_budget_reloads_total", result="refused") == 1
+        assert server.teams()["shop"]["dailyLimit"] == 111
+        write_budgets(budgets, [budget("shop", 333)])
+        wait_until(lambda: server.teams()["shop"]["dailyLimit"] == 333, "it is tried again")
+        assert server.metric("tco_budget_problems") == 0
+        assert "Traceback" not in server.log.read_text()
 
 
 # settings

@@ -134,8 +134,7 @@ class Daemon(service.Service):
                 self._is_behind = True
             if self._is_behind:
                 # Until they are in force: a disk that is full now may not be so in a moment.
-                self._load(self._budgets.all())
-                self._is_behind = False
+                self._is_behind = not self._load(self._budgets.all())
             problems = self._budgets.problems()
             if problems != self.status.problems:
                 for problem in problems:
@@ -146,18 +145,21 @@ class Daemon(service.Service):
             self._wait_for_table()
         self.ledger.redraw(self._others.changed())
 
-    def _load(self, found: list[budget.Budget]) -> None:
+    def _load(self, found: list[budget.Budget]) -> bool:
         self.ledger.drop_unbudgeted = self._drop_unbudgeted
-        self.gate.load(found)
+        if not self.enforce(found):
+            return False
         self.status.not_ready = ""
         self.status.reloads["applied"] += 1
         log.info("%d budgets in force", len(found))
+        return True
 
     def _wait_for_table(self) -> None:
         """With neither a saved table nor the API server, let everything pass after a while."""
         if time.monotonic() - self._started_at < self._options.start_grace:
             return
-        self.gate.load([])
+        if not self.enforce([]):
+            return
         self.status.not_ready = ""
         text = f"no budgets were seen in {self._options.start_grace:g} s: everything passes"
         self.status.problems = [{"budget": "", "error": text}]

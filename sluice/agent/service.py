@@ -5,6 +5,7 @@ and stop() run in.
 """
 
 import logging
+import math
 import time
 from collections.abc import Iterable
 
@@ -16,6 +17,7 @@ from sluice import (
     budget,
     chores,
     columns,
+    errors,
     gate,
     ledger,
     ledger_file,
@@ -28,6 +30,8 @@ from sluice.agent import app, serve, upstream
 log = logging.getLogger("sluice")
 
 SNAPSHOT_S = 10.0
+# Budgets that could not be put in force are tried again after so long.
+RETRY_S = 5.0
 
 
 class Service:
@@ -88,6 +92,9 @@ class Service:
         self.source = api.Source(lambda now: usage.rows(self.ledger, now))
         self.is_node = False
         self.collectors: list[Collector] = []
+        # Why the newest budgets are not in force, "" if they are.
+        self._refusal, self._retry_at = "", -math.inf
+        self.status.more_problems = self._refusals
 
     def start(self) -> flask.Flask:
         """Begin to keep house; returns what to serve. In the worker."""
@@ -118,6 +125,29 @@ class Service:
             guard=self.options.auth,
             evaluates=self.options.evaluate,
         )
+
+    def enforce(self, budgets: Iterable[budget.Budget]) -> bool:
+        """Put budgets in force; says whether it was done.
+
+        Where it cannot be done (more keys than the ledger has rows, a full disk), those of before
+        stay in force, log and health say so, and a call some seconds later tries again.
+        """
+        if time.monotonic() < self._retry_at:
+            return False
+        try:
+            self.gate.load(budgets)
+        except (errors.SluiceError, OSError) as error:
+            words = f"the budgets as they are now are not in force: {error}"
+            if words != self._refusal:
+                log.error("%s; those of before stay, and it is tried again", words)
+                self.status.reloads["refused"] += 1
+            self._refusal, self._retry_at = words, time.monotonic() + RETRY_S
+            return False
+        self._refusal, self._retry_at = "", -math.inf
+        return True
+
+    def _refusals(self) -> list[dict[str, object]]:
+        return [{"budget": "", "error": self._refusal}] if self._refusal else []
 
     def stop(self) -> None:
         """Write everything down. In the worker, after the last answer."""
