@@ -4,7 +4,12 @@ Shippers send the same label strings again and again, so each distinct one is pa
 is remembered is bounded in strings and in bytes; when full, the older half is forgotten.
 """
 
-from sluice import ledger, usage
+import threading
+
+import numpy as np
+import numpy.typing as npt
+
+from sluice import ledger, table, usage
 from sluice.wire import labels, loki
 
 # 100 000 streams with strings of 150 bytes fit; with Python's overhead about 40 MB at the most.
@@ -12,6 +17,12 @@ STRINGS_MAX = 131_072
 BYTES_MAX = 16 * 2**20
 # A longer string is parsed each time.
 STRING_MAX = 4096
+# Set in the number of an application whose stream has one of Loki's own labels. The core hands 31
+# bits of that number on; usage.Apps needs 14.
+LOKI_STREAM = 1 << 30
+
+Int64s = npt.NDArray[np.int64]
+Int32s = npt.NDArray[np.int32]
 
 
 class Known:
@@ -19,6 +30,7 @@ class Known:
 
     Attributes:
         owners: row of the ledger << 32 | application, by dialect (one byte) and label string.
+        has_loki_streams: a string with one of Loki's own labels was met.
 
     Threads: any number; two that meet a new string at once both parse it.
     """
@@ -27,6 +39,7 @@ class Known:
         self.rules = rules
         self._apps = apps
         self.owners: dict[bytes, int] = {}
+        self.has_loki_streams = False
         self._shared: dict[int, int] = {}
         self._bytes = 0
 
@@ -39,6 +52,9 @@ class Known:
         key_of = own.budgets[index].key if index >= 0 else ""
         place = (own.namespace_of(found), own.app_of(found)) if found is not None else ("", "")
         app = self._apps.number(key_of, *place)
+        if found is not None and table.has_loki_label(found):
+            self.has_loki_streams = True
+            app |= LOKI_STREAM
         owner = int(self.rules.row_of[index]) << 32 | app
         owner = self._shared.setdefault(owner, owner)
         if len(key) <= STRING_MAX:
@@ -61,3 +77,32 @@ class Known:
         for key in list(self.owners)[: len(self.owners) // 2]:
             self.owners.pop(key, None)
         self._bytes = sum(map(len, list(self.owners)))
+
+
+class LokiStreams:
+    """Counts what came in streams that carry one of Loki's own labels, whoever sent them.
+
+    Attributes:
+        entries, size: how many entries, and their bytes.
+
+    Threads: any number.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.entries = self.size = 0
+
+    def count(self, app: Int32s, totals: Int64s) -> Int32s:
+        """Count marked streams; returns the applications without the mark.
+
+        Args:
+            app: int32 [s], each stream's application, as assigned.
+            totals: int64 [s, 2], each stream's entries and their bytes.
+        """
+        marked = app >= LOKI_STREAM
+        if marked.any():
+            entries, size = totals[marked].sum(axis=0).tolist()
+            with self._lock:
+                self.entries += entries
+                self.size += size
+        return app & (LOKI_STREAM - 1)

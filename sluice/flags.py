@@ -471,6 +471,12 @@ SERVING_OPTIONS = (
         help="What happens to streams that no budget governs.",
     ),
     option(
+        "--exempt-loki-streams",
+        is_flag=True,
+        help="No budget governs streams with the label __pattern__ or __aggregated_metric__, which"
+        " Loki's pattern ingester sets. Any client can set them, too.",
+    ),
+    option(
         "--evaluate",
         is_flag=True,
         help="Answer POST /api/v1/evaluate, which spends budgets for callers that forward logs by"

@@ -76,6 +76,7 @@ class Gate:
         max_decoded: bytes that one push may decode to, else TooLarge.
         max_memory: bytes that all pushes may hold, else Unavailable; see memory.Memory.
         namespace_labels: the labels that may name a stream's namespace, first present first.
+        exempt_loki_streams: no budget governs the streams that Loki makes itself, see table.Table.
         system_namespace: budgets come from a cluster, and only those in this namespace may govern
             others; None: from a file, and each may.
     """
@@ -89,13 +90,16 @@ class Gate:
         max_memory: int = 192 * MIB,
         namespace_labels: Sequence[str] = table.NAMESPACE_LABELS,
         drop_unbudgeted: bool = False,
+        exempt_loki_streams: bool = False,
         system_namespace: str | None = None,
     ) -> None:
         self.ledger = new_ledger(drop_unbudgeted) if ledger is None else ledger
         self.apps = usage.Apps()
+        self.loki_streams = assign.LokiStreams()
         self._max_decoded = max_decoded
         self.memory = memory.Memory(max_memory)
         self._namespace_labels = tuple(namespace_labels)
+        self._exempt_loki_streams = exempt_loki_streams
         self._system_namespace = system_namespace
         self._idle: list[Scratch] = []
         if budgets is not None:
@@ -108,6 +112,7 @@ class Gate:
             trusted=self._system_namespace is None,
             system_namespace=self._system_namespace or table.SYSTEM_NAMESPACE,
             namespace_labels=self._namespace_labels,
+            exempt_loki_streams=self._exempt_loki_streams,
         )
         self.ledger.load(new)
         self._known = assign.Known(self.ledger.rows(), self.apps)
@@ -232,8 +237,11 @@ class Gate:
         found = _core.assign(view, dialect.value, stream, known.owners, known.learn, team, app)
         rows = np.array(found, np.int32)
         claim.take(TEAM_BYTES * len(rows))
+        totals = stream[:, judgement.STREAM_COUNT : judgement.STREAM_SIZE + 1]
         received = np.zeros((len(rows), 2), np.int64)
-        np.add.at(received, team, stream[:, judgement.STREAM_COUNT : judgement.STREAM_SIZE + 1])
+        np.add.at(received, team, totals)
+        if known.has_loki_streams:
+            app = self.loki_streams.count(app, totals)
         tally = np.zeros((len(rows), judgement.TALLY_COLUMNS), np.int64)
         outcome = np.zeros(len(entry), np.uint8)
         # All that may fail is made before anything is charged.

@@ -13,7 +13,7 @@ from prometheus_client.context_managers import Timer
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from sluice import api, columns, errors, gate, usage
+from sluice import api, assign, columns, errors, gate, usage
 from sluice.policy import Action
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -130,6 +130,7 @@ class LedgerCollector(Collector):
         yield from action_series(counts)
         yield from node_series(rows) if self._is_node else budget_series(rows)
         yield from place_series(self._gate.apps.sizes())
+        yield from loki_series(self._gate.loki_streams)
 
 
 def repair_series(repaired: Mapping[str, int]) -> GaugeMetricFamily:
@@ -195,6 +196,16 @@ def place_series(sizes: usage.Sizes) -> Iterator[CounterMetricFamily]:
             namespace, _, team = key.partition("/")
             family.add_metric([team, namespace, value], size)
         yield family
+
+
+def loki_series(found: assign.LokiStreams) -> Iterator[CounterMetricFamily]:
+    """What came in streams with one of Loki's own labels."""
+    for name, value in (("entries", found.entries), ("bytes", found.size)):
+        yield CounterMetricFamily(
+            f"tco_loki_stream_{name}",
+            f"Log {name} received in streams labelled __pattern__ or __aggregated_metric__.",
+            value=value,
+        )
 
 
 def budget_series(rows: list[usage.Row]) -> Iterator[GaugeMetricFamily]:

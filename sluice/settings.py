@@ -81,6 +81,7 @@ class Serving:
     max_memory: int
     namespace_label: tuple[str, ...]
     unbudgeted: str
+    exempt_loki_streams: bool
     evaluate: bool
     auth: Auth
     log_format: str

@@ -19,7 +19,7 @@ NAMESPACE_LABELS = ("namespace", "k8s_namespace_name", "kubernetes_namespace_nam
 APP_LABELS = ("app", "app_kubernetes_io_name", "service_name", "container", "job")
 SYSTEM_NAMESPACE = "sluice-system"
 
-# Loki makes these streams itself and pushes them through the same door.
+# Set by Loki's pattern ingester on the streams that it makes. Any client can set them, too.
 LOKI_LABELS = ("__aggregated_metric__", "__pattern__")
 
 # conflicts() looks at so many sets of label names in a namespace for each budget.
@@ -79,6 +79,7 @@ class Table:
         trusted: they come from a file given to `run`: each may govern any namespace.
         system_namespace: Sluice's own, whose budgets are trusted as well.
         namespace_labels: the labels that may name a stream's namespace, first present first.
+        exempt_loki_streams: no budget governs streams with one of LOKI_LABELS.
 
     Raises:
         BadBudget: two budgets have the same key.
@@ -93,8 +94,10 @@ class Table:
         trusted: bool = True,
         system_namespace: str = SYSTEM_NAMESPACE,
         namespace_labels: Sequence[str] = NAMESPACE_LABELS,
+        exempt_loki_streams: bool = False,
     ) -> None:
         self.budgets = tuple(budgets)
+        self._exempts_loki_streams = exempt_loki_streams
         self.namespace_labels = tuple(namespace_labels)
         if not self.namespace_labels:
             raise ValueError("0 namespace labels where 1 is the least")
@@ -124,7 +127,7 @@ class Table:
 
     def team_of(self, labels: Mapping[str, str]) -> int:
         """Place of the budget that governs a stream with these labels; -1 if none does."""
-        if any(labels.get(name) for name in LOKI_LABELS):
+        if self._exempts_loki_streams and has_loki_label(labels):
             return -1
         place = self._places.get(self.namespace_of(labels), {})
         found = [
@@ -158,6 +161,11 @@ class Table:
             for loser, winner, on, wholly in _losses(place)
         ]
         return tuple(sorted(found, key=lambda c: (c.loser, c.namespace)))
+
+
+def has_loki_label(labels: Mapping[str, str]) -> bool:
+    """Whether a stream is marked as one that Loki makes itself."""
+    return any(labels.get(name) for name in LOKI_LABELS)
 
 
 def _first(labels: Mapping[str, str], names: Iterable[str]) -> str:

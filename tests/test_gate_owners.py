@@ -7,8 +7,10 @@ from judging import (
     MIB,
     NOON,
     counts_of,
+    forwarded,
     judged,
     labelled,
+    lines_of,
     make,
     one_stream,
     pack,
@@ -29,7 +31,6 @@ from sluice.wire import loki
         b"\xff\xfe",
         b'{namespace="free"}',
         b'{namespace=""}',
-        b'{namespace="shop", __aggregated_metric__="x"}',
     ],
 )
 def test_streams_that_belong_to_nobody_pass_as_unbudgeted(labels):
@@ -52,6 +53,38 @@ def test_what_belongs_to_nobody_is_dropped_where_the_setting_says_so(labels):
     assert gate.push(labelled(b'{namespace="shop"}'), now=NOON).body is not None
     (action,) = gate.evaluate(gate.resolve(["free"]), [1], now=NOON)
     assert action == Action.DROP
+
+
+LOKIS_OWN = [
+    {"namespace": "shop", "__pattern__": "x"},
+    {"namespace": "shop", "__aggregated_metric__": "x"},
+]
+
+
+@pytest.mark.parametrize("dialect", loki.Dialect)
+@pytest.mark.parametrize("labels", LOKIS_OWN)
+def test_a_label_of_lokis_own_lifts_no_budget(labels, dialect):
+    gate = Gate([make("shop", 0)])
+    push = pack([one_stream(**labels, lines=["12345", "6"])], dialect)
+    for _ in range(2):
+        judgement = judged(gate, push)
+        assert judgement.body is None
+        judgement.commit()
+    assert counts_of(gate, "shop/shop")["dropped"] == {"entries": 4, "bytes": 12}
+    assert (gate.loki_streams.entries, gate.loki_streams.size) == (4, 12)
+
+
+@pytest.mark.parametrize("labels", LOKIS_OWN)
+def test_a_label_of_lokis_own_lifts_a_budget_where_the_operator_says_so(labels):
+    gate = Gate([make("shop", 0)], exempt_loki_streams=True)
+    streams = [one_stream(**labels, lines=["12345", "6"]), one_stream("shop", ["no"])]
+    judgement = judged(gate, push := pack(streams, loki.Dialect.PROTOBUF))
+    assert lines_of(forwarded(push, judgement)) == ["12345", "6"]
+    judgement.commit()
+    assert counts_of(gate, "")["forwarded"] == {"entries": 2, "bytes": 6}
+    assert (gate.loki_streams.entries, gate.loki_streams.size) == (2, 6)
+    # counted by their application as any other stream
+    assert totals_of(gate.apps)["", "shop", ""] == 6
 
 
 def test_a_dry_run_lets_everything_pass_and_counts_what_it_would_have_done():

@@ -83,6 +83,16 @@ def test_metrics_of_the_process_stand_beside_those_of_the_teams():
     assert front.sample("process_resident_memory_bytes") > 0
 
 
+def test_metrics_count_streams_that_carry_labels_of_lokis_own():
+    front = Front([SHOP])
+    assert front.sample("tco_loki_stream_entries_total") == 0
+    for labels in ({"__pattern__": "x"}, {"__aggregated_metric__": "x"}, {}):
+        stream = Stream({"namespace": "shop", **labels}, [Entry(1, "0123456789")])
+        front.send(shippers.vector_json([stream]))
+    assert front.sample("tco_loki_stream_entries_total") == 2
+    assert front.sample("tco_loki_stream_bytes_total") == 20
+
+
 def test_a_name_that_is_not_utf8_cannot_break_the_metrics():
     front = Front([SHOP])
     for label, series in (("app", "tco_app_bytes_total"), ("namespace", "tco_source_bytes_total")):

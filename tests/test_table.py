@@ -67,8 +67,6 @@ def order_of(budget: Budget, namespace: str, trusted: bool) -> tuple[object, ...
 def search(given: Sequence[Budget], labels: Mapping[str, str], trusted: bool) -> int:
     """The oracle: look at every budget."""
     labels = {name: value for name, value in labels.items() if value}
-    if "__pattern__" in labels or "__aggregated_metric__" in labels:
-        return -1
     namespace = labels.get("namespace", labels.get("k8s_namespace_name", ""))
     matching = [
         budget
@@ -250,8 +248,13 @@ def test_the_namespace_labels_are_a_setting() -> None:
 
 
 @pytest.mark.parametrize("name", ["__aggregated_metric__", "__pattern__"])
-def test_what_loki_pushes_itself_is_nobodys(name: str) -> None:
-    assert table.Table([PLAIN]).team_of({"namespace": "shop", name: "x"}) == -1
+def test_a_label_of_lokis_own_lifts_no_budget_unless_the_operator_says_so(name: str) -> None:
+    labels = {"namespace": "shop", name: "x"}
+    assert table.Table([PLAIN]).team_of(labels) == 0
+    exempting = table.Table([PLAIN], exempt_loki_streams=True)
+    assert exempting.team_of(labels) == -1
+    assert exempting.team_of({"namespace": "shop", name: ""}) == 0
+    assert exempting.of_namespace("shop") == 0
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ class Service:
                 max_decoded=options.max_decoded,
                 max_memory=options.max_memory,
                 namespace_labels=options.namespace_label,
+                exempt_loki_streams=options.exempt_loki_streams,
                 system_namespace=system_namespace,
             )
         except OSError as error:

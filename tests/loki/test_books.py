@@ -1,6 +1,7 @@
 """Sluice's books are Loki's own, to the byte: below the band, in it and past the limit."""
 
 import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -149,3 +150,20 @@ def test_a_dry_run_forwards_all_and_its_books_still_hold(
     counts = assert_books_balance(front, "dry", sent)
     assert counts["forwarded"] == counts["received"]
     assert loki.received_bytes("books-dry") == counts["forwarded"]["bytes"]
+
+
+@pytest.mark.parametrize("label", ["__pattern__", "__aggregated_metric__"])
+def test_a_label_of_lokis_own_is_no_way_past_a_budget(
+    loki: Loki, sluice: Callable[..., Sluice], label: str
+) -> None:
+    """Loki stores such streams of anybody, so a spent team may not send them."""
+    tenant = f"own-{label}"
+    front = sluice([budget("shop", 1000)], loki.url)
+    for _ in range(30):
+        entry = shippers.Entry(time.time_ns(), "x" * 100)
+        stream = shippers.Stream({"namespace": "shop", label: "x"}, [entry])
+        assert front.send(shippers.promtail([stream]), tenant).status == 204
+    received = front.teams()["shop"]["counts"]["forwarded"]["bytes"]
+    assert 800 <= received <= 1000
+    assert loki.received_bytes(tenant) == received
+    assert front.metric("tco_loki_stream_bytes_total") == 3000
