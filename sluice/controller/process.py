@@ -14,9 +14,7 @@ import sys
 import threading
 import time
 
-import waitress.server
-
-from sluice import api, chores, port, settings
+from sluice import api, chores, http_server, settings
 from sluice.controller import app, fleet, fold, loop, notices, totals
 from sluice.kube import client, informer, lease
 from sluice.table import SYSTEM_NAMESPACE
@@ -42,7 +40,6 @@ class Controller:
     def __init__(self, options: settings.Controller) -> None:
         options.auth.check()
         self._api = client.connect(options.kubeconfig, options.context, user_agent=LEASE)
-        port.check_port(options.listen.host, options.listen.port)
         home = options.system_namespace or self._api.identity().namespace or SYSTEM_NAMESPACE
         identity = f"{socket.gethostname()}_{os.getpid()}"
         self._loop = loop.Loop(
@@ -98,22 +95,15 @@ class Controller:
             options.auth,
             [self._notices.notifier],
         )
-        self._server = waitress.server.create_server(
-            made,
-            host=options.listen.host,
-            port=options.listen.port,
-            threads=THREADS,
-            ident=None,
-            clear_untrusted_proxy_headers=True,
-        )
+        self._server = http_server.Server(made, options.listen, threads=THREADS, name="http")
         self._ended_well = True
 
     def run(self) -> int:
         """Work until told to stop; returns the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
-        for target in (self._server.run, self._elect):
-            threading.Thread(target=target, name=target.__name__, daemon=True).start()
+        self._server.start()
+        threading.Thread(target=self._elect, name="election", daemon=True).start()
         self._budgets.start()
         self._usages.start()
         self._notices.start(self._chores)
@@ -129,7 +119,7 @@ class Controller:
         self._election_over.wait(STOP_S)
         for watch in self._watches.values():
             watch.stop()
-        self._server.close()
+        self._server.stop()
         log.info("stopped")
         return 0 if self._ended_well else 1
 

@@ -14,7 +14,7 @@ import pytest
 from dashboard.harness import Memory, Teams, a_day, origin_of, row, serving, site
 from harness import free_port, wait_until
 
-from sluice import auth, port, settings, source
+from sluice import auth, http_server, port, settings, source
 from sluice.dashboard import app, assets, board, server
 from sluice.records import Event, Place
 
@@ -346,7 +346,7 @@ def test_a_reader_that_takes_nothing_holds_up_nobody(teams):
 def test_a_reader_that_takes_nothing_for_long_loses_its_place_and_a_slow_one_keeps_its_own(
     monkeypatch,
 ):
-    monkeypatch.setattr(server, "STUCK_S", 2.0)
+    monkeypatch.setattr(http_server, "STUCK_S", 2.0)
     now = time.time()
     # Much more than the kernel holds for whoever does not read.
     teams = Teams([row(f"{i:03}" + "x" * 10_000, now=now) for i in range(600)])
