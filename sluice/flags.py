@@ -223,21 +223,29 @@ class RulesType(click.ParamType[tuple[str, ...]]):
 
 
 class UrlType(click.ParamType[str]):
-    """An http or https URL; without the slash at its end."""
+    """An http or https URL; without the slash at its end.
+
+    Args:
+        example: shown where another text is given.
+        has_query: it may have a query.
+    """
 
     name = "URL"
+
+    def __init__(self, example: str = "http://prometheus:9090", *, has_query: bool = False) -> None:
+        self._example, self._has_query = example, has_query
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
         """Click's hook."""
         try:
             parts = urllib.parse.urlsplit(value)
             is_good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-            is_good = is_good and not (parts.query or parts.fragment)
+            is_good = is_good and not parts.fragment and (self._has_query or not parts.query)
         except ValueError:
             is_good = False
         if not is_good:
             # It may hold a password, or be a secret as a whole.
-            self.fail("what was given is not a URL such as http://prometheus:9090", param, ctx)
+            self.fail(f"what was given is not a URL such as {self._example}", param, ctx)
         return str(value).rstrip("/")
 
 
@@ -437,6 +445,19 @@ SERVING_OPTIONS = (
         type=HeaderType(),
         multiple=True,
         help="Sent with every push instead of the shipper's of that name. Repeatable.",
+    ),
+    option(
+        "--upstream-metrics",
+        type=UrlType("http://loki:3100/metrics", has_query=True),
+        help="Upstream's page of metrics. /api/health and /metrics then show what Loki received"
+        " beside what was charged.",
+    ),
+    option(
+        "--upstream-tenant",
+        multiple=True,
+        metavar="NAME",
+        help="The tenant of Loki that --upstream-metrics is about; repeatable."
+        "  [default: X-Scope-OrgID of --upstream-header, else fake]",
     ),
     option(
         "--threads", type=click.IntRange(3, 1024), default=16, help="Requests at work at a time."

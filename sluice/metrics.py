@@ -5,7 +5,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 import flask
@@ -107,6 +107,7 @@ class PushMetrics(Metrics):
         clock: epoch seconds.
         status: reloads and clock steps.
         inside: how many pushes are being handled.
+        settled: what was sent upstream.
         is_node: other nodes count for the same budgets; a sum over all must be right.
     """
 
@@ -117,9 +118,11 @@ class PushMetrics(Metrics):
         status: api.Status,
         inside: Callable[[], int],
         *collectors: Collector,
+        settled: "SettledBytes | None" = None,
         is_node: bool = False,
     ) -> None:
-        own = (LedgerCollector(door, clock, is_node), StatusCollector(status, inside))
+        self.settled = SettledBytes() if settled is None else settled
+        own = (LedgerCollector(door, clock, is_node), StatusCollector(status, inside), self.settled)
         super().__init__(*own, *collectors)
         self._push = self._histogram("tco_push_duration_seconds", "Time to answer a push.")
         self._upstream = self._histogram(
@@ -127,11 +130,6 @@ class PushMetrics(Metrics):
         )
         self._answers = self._counter(
             "tco_upstream_responses", "Upstream's answers by status; none: no answer.", ["code"]
-        )
-        self._settled = self._counter(
-            "tco_upstream_settled_bytes",
-            "Bytes of pushes sent upstream, by how their charge ended.",
-            ["settlement"],
         )
 
     def timed_push(self) -> Timer:
@@ -146,9 +144,39 @@ class PushMetrics(Metrics):
         """Count an answer of upstream."""
         self._answers.labels(code).inc()
 
-    def settled(self, settlement: str, size: int) -> None:
-        """Count the bytes of a push that was sent upstream, once its charge has ended."""
-        self._settled.labels(settlement).inc(size)
+
+class SettledBytes(Collector):
+    """The bytes of pushes sent upstream, by how their charge ended.
+
+    Args:
+        settlements: those that are shown before they occur.
+
+    Threads: any number.
+    """
+
+    def __init__(self, settlements: Iterable[str] = ()) -> None:
+        self._lock = threading.Lock()
+        self._sums = dict.fromkeys(map(str, settlements), 0)
+
+    def add(self, settlement: str, size: int) -> None:
+        """Count a push."""
+        with self._lock:
+            self._sums[settlement] = self._sums.get(settlement, 0) + size
+
+    def sums(self) -> dict[str, int]:
+        """The bytes so far."""
+        with self._lock:
+            return dict(self._sums)
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        family = CounterMetricFamily(
+            "tco_upstream_settled_bytes",
+            "Bytes of pushes sent upstream, by how their charge ended.",
+            labels=["settlement"],
+        )
+        for settlement, size in self.sums().items():
+            family.add_metric([settlement], size)
+        yield family
 
 
 class LedgerCollector(Collector):

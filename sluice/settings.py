@@ -21,6 +21,8 @@ SPARE_THREADS = 2
 # Bytes of a push, as received and decoded. Loki's distributor takes 100 MiB as received
 # (distributor.max_recv_msg_size of 3.7.8); shippers send a few MiB, a backlog 13.
 PUSH_MAX = 64 * 2**20
+# What Loki calls the tenant of those that name none, where it does not ask.
+NO_TENANT = "fake"
 
 
 def keep_from_requests() -> None:
@@ -74,6 +76,8 @@ class Serving:
     upstream_timeout: float
     upstream_ca: Path | None
     upstream_header: tuple[tuple[str, str], ...]
+    upstream_metrics: str | None
+    upstream_tenant: tuple[str, ...]
     threads: int
     max_in_flight: int
     max_body: int
@@ -107,6 +111,10 @@ class Serving:
         flags["state_dir"] = flags["state_dir"] or default_state_dir()
         flags["auth"] = guarded(flags)
         flags["namespace_label"] = flags["namespace_label"] or table.NAMESPACE_LABELS
+        own_headers = {name.lower(): value for name, value in flags["upstream_header"]}
+        flags["upstream_tenant"] = flags["upstream_tenant"] or (
+            own_headers.get("x-scope-orgid", NO_TENANT),
+        )
         return cls(**{own.name: flags[own.name] for own in fields(cls)})
 
 

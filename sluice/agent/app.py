@@ -30,6 +30,7 @@ def create_app(
     source: api.Source | None = None,
     is_node: bool = False,
     collectors: Iterable[Collector] = (),
+    settled: metrics.SettledBytes | None = None,
     guard: auth.Auth = auth.NOBODY_IS_ASKED,
     evaluates: bool = False,
 ) -> flask.Flask:
@@ -44,6 +45,7 @@ def create_app(
         source: what the API shows; without it the ledger's rows alone.
         is_node: other nodes count for the same budgets; a sum over all must be right.
         collectors: further series of /metrics.
+        settled: counts what is sent upstream.
         guard: who may look.
         evaluates: answer /api/v1/evaluate, which spends budgets.
     """
@@ -54,7 +56,7 @@ def create_app(
     turns = turnstile.Turnstile(max_in_flight)
     state = status or api.Status()
     counters = metrics.PushMetrics(
-        door, clock, state, lambda: turns.inside, *collectors, is_node=is_node
+        door, clock, state, lambda: turns.inside, *collectors, settled=settled, is_node=is_node
     )
     handler = push.PushHandler(door, sender, counters, turns, max_body, clock)
     for path in push.PATHS:

@@ -46,12 +46,12 @@ def forward(
             reply = sender.send(target, body, headers)
     except BaseException as error:
         counters.upstream_answered("none")
-        counters.settled(without_answer(error), size)
+        counters.settled.add(without_answer(error), size)
         judged.refund()
         raise
     counters.upstream_answered(str(reply.status))
     settlement = answer.settlement_of(reply.status, reply.body, entries)
-    counters.settled(settlement, size)
+    counters.settled.add(settlement, size)
     if settlement.is_charged:
         judged.commit(rejected=settlement is answer.Settlement.IN_PART)
     else:

@@ -21,11 +21,12 @@ from sluice import (
     gate,
     ledger,
     ledger_file,
+    metrics,
     port,
     settings,
     usage,
 )
-from sluice.agent import app, serve, upstream
+from sluice.agent import answer, app, reconcile, serve, upstream
 
 log = logging.getLogger("sluice")
 
@@ -96,6 +97,13 @@ class Service:
         # Why the newest budgets are not in force, "" if they are.
         self._refusal, self._retry_at = "", -math.inf
         self.status.more_problems = self._refusals
+        self.settled = metrics.SettledBytes(answer.Settlement)
+        self.reconciliation = reconcile.Reconciliation(
+            self.settled.sums,
+            url=options.upstream_metrics,
+            tenants=options.upstream_tenant,
+            ca=str(options.upstream_ca) if options.upstream_ca else None,
+        )
 
     def start(self) -> flask.Flask:
         """Begin to keep house; returns what to serve. In the worker."""
@@ -110,6 +118,9 @@ class Service:
             "url": self.upstream.url,
             "error": self.upstream.trouble or None,
         }
+        parts["reconciliation"] = self.reconciliation.as_json
+        self.status.complaints["reconciliation"] = lambda: self.reconciliation.trouble
+        self.reconciliation.start()
         clock = chores.ClockWatch(time.time, time.monotonic)
         self.chores.add(1.0, lambda: clock.look(self.status))
         self.chores.add(SNAPSHOT_S, book.save)
@@ -122,7 +133,8 @@ class Service:
             status=self.status,
             source=self.source,
             is_node=self.is_node,
-            collectors=self.collectors,
+            collectors=[*self.collectors, self.reconciliation],
+            settled=self.settled,
             guard=self.options.auth,
             evaluates=self.options.evaluate,
         )

@@ -4,6 +4,7 @@ One Loki whose tenants each have a limit of their own, and one Sluice before it.
 are Loki's; sluice/agent/answer.py has the table.
 """
 
+import contextlib
 import datetime as dt
 import json
 import time
@@ -15,9 +16,14 @@ import cramjam
 import pytest
 import shippers
 from conftest import need
-from harness import Sluice, budget, running, write_budgets
+from front import Front
+from harness import Sluice, budget, running, wait_until, write_budgets
 from loki.harness import Loki
 from shippers import Entry, Push, Stream
+
+from sluice import metrics
+from sluice.agent import reconcile, upstream
+from sluice.agent.answer import Settlement
 
 pytestmark = pytest.mark.loki
 
@@ -75,7 +81,8 @@ def front(strict: Loki, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sl
     """Sluice before it; what is in a budget is not the question here."""
     folder = tmp_path_factory.mktemp("front")
     budgets = write_budgets(folder / "budgets.yaml", [budget(team, 10**12) for team in TEAMS])
-    with running(server := Sluice(folder, budgets, strict.url)):
+    args = ["--upstream-metrics", f"{strict.url}/metrics", "--upstream-tenant", "seen"]
+    with running(server := Sluice(folder, budgets, strict.url, args=args)):
         yield server
 
 
@@ -349,6 +356,51 @@ def test_a_stream_that_was_stored_in_part_is_usage(strict: Loki, front: Sluice) 
     assert f"out of {len(lines)} for stream: " in seen.text
     assert seen.usage == seen.received == 10_000
     assert 0 < len(strict.query('{namespace="shop"}', "hot-partly")) < len(lines)
+
+
+def test_what_loki_counted_is_shown_beside_what_was_charged(strict: Loki) -> None:
+    settled = metrics.SettledBytes(Settlement)
+    books = reconcile.Reconciliation(
+        settled.sums, url=f"{strict.url}/metrics", tenants=["hot", "rate"]
+    )
+    sender = upstream.Upstream(strict.url)
+    front = Front([budget(team, 10**12) for team in TEAMS], sender, settled=settled)
+    books.poll()
+    pushes = [
+        ("hot", protobuf(*small(), stream({"namespace": "pay", "app": "quiet"}, "x" * 100)), 204),
+        ("hot", protobuf(*small(), hot()), 429),
+        ("rate", protobuf(hot()), 429),
+    ]
+    with contextlib.closing(sender):
+        for tenant, one, status in pushes:
+            assert front.send(one, headers={"X-Scope-OrgID": tenant}).status_code == status
+    # What another sender pushes.
+    theirs = protobuf(stream({"namespace": "other"}, "x" * 50))
+    assert strict.send(theirs, "hot").status == 204
+    books.poll()
+    seen = books.as_json()
+    good, partly, lost = (one.billed for _, one, _ in pushes)
+    assert seen["error"] is None
+    assert seen["receivedBytes"] == good + partly + lost + theirs.billed
+    assert seen["chargedBytes"] == good + partly
+    assert seen["differenceBytes"] == lost + theirs.billed
+    assert seen["settledBytes"] == {
+        **dict.fromkeys(Settlement, 0),
+        **{"stored": good, "in_part": partly, "not_stored": lost},
+    }
+    assert f"{lost} bytes were received and not stored, and refunded" in seen["words"]
+
+
+def test_health_and_metrics_of_a_running_sluice_have_the_comparison(
+    strict: Loki, front: Sluice
+) -> None:
+    def shown() -> Any:
+        return front.get("/api/health").json["reconciliation"].get("since")
+
+    wait_until(shown, "the page was read")
+    part = front.get("/api/health").json["reconciliation"]
+    assert (part["error"], part["tenants"], part["receivedBytes"]) == (None, ["seen"], 0)
+    assert front.metric("tco_reconciliation_checked_timestamp_seconds") > 1.7e9
 
 
 def test_a_label_that_loki_cannot_read_spends_no_neighbours_budget(
