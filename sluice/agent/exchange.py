@@ -44,13 +44,13 @@ def forward(
     try:
         with counters.timed_upstream():
             reply = sender.send(target, body, headers)
+        settlement = answer.settlement_of(reply.status, reply.body, entries)
     except BaseException as error:
         counters.upstream_answered("none")
         counters.settled.add(without_answer(error), size)
         judged.refund()
         raise
     counters.upstream_answered(str(reply.status))
-    settlement = answer.settlement_of(reply.status, reply.body, entries)
     counters.settled.add(settlement, size)
     if settlement.is_charged:
         judged.commit(rejected=settlement is answer.Settlement.IN_PART)
