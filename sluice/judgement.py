@@ -53,10 +53,14 @@ class Judgement:
         self.by_app: Callable[[], None] = lambda: None
 
     @property
-    def sent(self) -> tuple[int, int]:
-        """How many entries go on, and their bytes."""
-        entries, size = self.tally[:, KEPT_ENTRIES : KEPT_BYTES + 1].sum(axis=0).tolist()
-        return entries, size
+    def sent_entries(self) -> int:
+        """How many entries go on."""
+        return sum(self.tally[:, KEPT_ENTRIES].tolist())
+
+    @property
+    def sent_bytes(self) -> int:
+        """The bytes of the entries that go on."""
+        return sum(self.tally[:, KEPT_BYTES].tolist())
 
     def commit(self, *, rejected: bool = False) -> None:
         """Upstream has it: what was kept is usage.

@@ -121,7 +121,7 @@ def settlement_of(status: int, text: bytes, entries: int) -> Settlement:
         text: the answer's body, which may be cut.
         entries: how many were sent.
     """
-    said = without_wrapping(text)
+    said = without_wrapping(text) if text else b""
     found = next((row for row in ROWS if row.beginning.match(said)), None) if said else None
     if found is None:
         return by_status(status)

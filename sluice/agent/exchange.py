@@ -40,10 +40,11 @@ def forward(
         Unavailable: upstream gave no answer. BadUpstream: it gave one that ends no push.
         In both cases the push was refunded.
     """
-    entries, size = judged.sent
+    size = judged.sent_bytes
     try:
         with counters.timed_upstream():
             reply = sender.send(target, body, headers)
+        entries = judged.sent_entries if reply.body else 0
         settlement = answer.settlement_of(reply.status, reply.body, entries)
     except BaseException as error:
         counters.upstream_answered("none")
