@@ -143,9 +143,15 @@ def combined(
     return found
 
 
-def new(node: str, node_uid: str) -> dict[str, Any]:
+def is_extra(node_usage: Mapping[str, Any]) -> bool:
+    """Whether an object is that of a second agent pod on its node."""
+    metadata = node_usage["metadata"]
+    return any(owner["name"] != metadata["name"] for owner in metadata.get("ownerReferences") or ())
+
+
+def new(name: str, node: str, node_uid: str) -> dict[str, Any]:
     """The object that an agent creates for its node, which owns it: the node gone, it goes too."""
-    metadata: dict[str, Any] = {"name": node, "finalizers": [FINALIZER]}
+    metadata: dict[str, Any] = {"name": name, "finalizers": [FINALIZER]}
     if node_uid:
         owner = {"apiVersion": "v1", "kind": "Node", "name": node, "uid": node_uid}
         metadata["ownerReferences"] = [owner]

@@ -174,6 +174,11 @@ class ApiServer:
         if self.crd == "ending" and not any(kind == "nodelogusages" for kind, _ in self.objects):
             self.crd = "gone"
 
+    def lose(self, name: str) -> None:
+        """Somebody removes an object's finalizer and deletes it."""
+        found = copy.deepcopy(self.objects["nodelogusages", name])
+        self.save("nodelogusages", "DELETED", found)
+
     def delete_node(self, name: str) -> None:
         found = copy.deepcopy(self.objects["nodelogusages", name])
         if not found["metadata"].get("finalizers"):
@@ -252,6 +257,11 @@ class World:
         self.nodes[name] = Node(self, name)
         return self.nodes[name]
 
+    def second_pod(self, name: str) -> "Node":
+        """Another agent on a node that has one; its state directory is its own."""
+        self.nodes[f"{name} 2"] = made = Node(self, name, pods=2)
+        return made
+
     def pass_time(self, seconds: float) -> None:
         self.wall += seconds
         self.mono += seconds
@@ -273,10 +283,10 @@ class World:
 class Node:
     """An agent, without its HTTP and its threads; it may be started again."""
 
-    def __init__(self, world: World, name: str) -> None:
+    def __init__(self, world: World, name: str, pods: int = 1) -> None:
         self.world, self.name = world, name
-        self.folder = world.folder / name
-        self.pods = itertools.count(1)
+        self.folder = world.folder / f"{name}-{pods}"
+        self.pods = itertools.count(pods, 10)
         self.is_up = False
         self.clock_error_s = 0.0
         self.start()

@@ -171,10 +171,6 @@ class Daemon(service.Service):
         while not self._stopping.is_set():
             try:
                 self._reporter.run(self._stopping)
-            except report.Deposed as error:
-                log.error("%s: this one ends", error)
-                self._end()
-                return
             except Exception:
                 # The outermost loop of this thread: nobody would notice its end.
                 log.exception("reporting failed")

@@ -131,6 +131,12 @@ class Elsewhere:
             self._reports.append((revision, counted))
             self._weigh_pending()
 
+    def arrived(self) -> None:
+        """The report on its way arrived; at which resource version is not known."""
+        with self._lock:
+            if self._sent is not None and self._reports:
+                self._reports.append((self._reports[-1][0] + 1, self._sent))
+
     def lost(self) -> None:
         """The report did not arrive."""
         with self._lock:
@@ -161,7 +167,7 @@ class Elsewhere:
         self, key: str, name: str, revision: int, seen: int, before: Heard | None
     ) -> Heard:
         """What a status says of a window, in the light of what was heard before."""
-        mine, is_sure = self._mine(revision, name, key)
+        mine = self._mine(revision, name, key)
         was_guess = (key, name) in self._guessed
         self._guessed.discard((key, name))
         if mine is None:
@@ -169,24 +175,25 @@ class Elsewhere:
             self._guessed.add((key, name))
             return Heard(seen)
         heard = Heard(seen, min(seen, mine))
-        if before is None or is_sure or was_guess:
+        if before is None or was_guess:
             return heard
-        # Others' usage only grows: of two values that may be too small the larger is nearer.
+        # Others' usage only grows: of two values that may be too small the larger is nearer. If a
+        # sum falls, an object was lost, and its agent has not reported it again yet.
         return max(before, heard, key=lambda one: one.elsewhere)
 
-    def _mine(self, revision: int, name: str, key: str) -> tuple[int | None, bool]:
-        """What this node's reports up to a version said, or None; whether that is sure.
+    def _mine(self, revision: int, name: str, key: str) -> int | None:
+        """What this node's reports up to a version said; None if that is not known at all.
 
-        If it is not sure, it is the most that they can have said.
+        If it is not known for sure, the most that they can have said.
         """
         newest = self._reports[-1][0] if self._reports else -1
         if self._sent is not None and revision > newest:
-            return nodeusage.size_of(self._sent, name, key), False
+            return nodeusage.size_of(self._sent, name, key)
         for at, counted in reversed(self._reports):
             if at <= revision:
-                return nodeusage.size_of(counted, name, key), True
+                return nodeusage.size_of(counted, name, key)
         oldest = self._reports[0][1] if self._reports else self._inherited
-        return (None if oldest is None else nodeusage.size_of(oldest, name, key)), False
+        return None if oldest is None else nodeusage.size_of(oldest, name, key)
 
     def forget(self, key: str) -> None:
         """A budget is gone; what was heard of its windows stands, for it may come back."""
@@ -267,7 +274,8 @@ class Elsewhere:
                 for key, windows in self._heard.items()
                 for name, one in windows.items()
             ]
-            return {"heard": heard, "nodes": dict(self._nodes)}
+            guessed = sorted(list(one) for one in self._guessed)
+            return {"heard": heard, "nodes": dict(self._nodes), "guessed": guessed}
 
     def load(self, dumped: Mapping[str, Any]) -> None:
         """Take in what dump() gave; ValueError, TypeError or KeyError if it is not that."""
@@ -276,8 +284,12 @@ class Elsewhere:
             window.parse_key(name)
             found.setdefault(str(key), {})[name] = Heard(int(seen), int(mine))
         nodes = {str(key): int(count) for key, count in dumped["nodes"].items()}
+        # The last version did not say what it guessed.
+        all_ = [[key, name] for key, windows in found.items() for name in windows]
+        guessed = {(str(key), str(name)) for key, name in dumped.get("guessed", all_)}
         with self._lock:
             self._heard |= found
+            self._guessed |= guessed
             self._nodes |= nodes
 
 

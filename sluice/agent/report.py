@@ -1,19 +1,22 @@
 """Usage comes up: what this node counted, told to the cluster as NodeLogUsage/<node>.
 
-Reports are absolute, so one that is lost, repeated or late does no harm, and this node's agent is
-the only writer of its object. What it tells is the ledger less `folded`: what earlier objects of
-this node took with them when they went.
+Reports are absolute, so one that is lost, repeated or late does no harm, and an object has one
+writer. What it tells is the ledger less `folded`: what earlier objects still have of this ledger.
 
 Rule 1: an answer that does not come leaves open whether the report arrived; before anything else
 the object is read again.
-Rule 2: a starting agent takes the object over from whoever wrote it; a running one that finds
-another's name in it has been replaced, and ends.
+Rule 2: a starting agent takes the object over from the pod that wrote it. An agent that finds its
+object taken over goes on under an object of its own, NodeLogUsage/<node>.<pod uid>, and reports
+there what the new pod did not take.
 Rule 3: nothing is ever made smaller. Where the object has more than the ledger, the ledger lacks
 something and takes it from there.
+Rule 4: what a lost object had is reported again. It is lost unless a ledger object names its uid.
 
 Threads: run() is one, final() comes after it; others may ask uncovered() and read the attributes.
 """
 
+import contextlib
+import functools
 import logging
 import random
 import threading
@@ -22,23 +25,18 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from sluice import ledger, nodeusage, pace, window
-from sluice.agent import due, elsewhere, saved
-from sluice.columns import DAY, MONTH
+from sluice.agent import due, earlier, elsewhere, saved, windows
 from sluice.kube import client
 
 log = logging.getLogger("sluice.agent")
 
 TICK_S = 0.2
 BACKOFF_S, BACKOFF_MAX_S = 1.0, 30.0
-# A window's last report may be under way, or be asked for, for so long after its end.
-KEPT_AFTER_S = 7200.0
 TRIES = 4
-# The date line: a day is open somewhere from 14 hours before UTC's to 12 after it.
-AHEAD_S, BEHIND_S = 14 * 3600, 12 * 3600
-
-
-class Deposed(Exception):
-    """Another pod writes this node's object now."""
+# How often to look whether the cluster still has what earlier objects of this node held.
+PROOF_S = 600.0
+# How long a controller may take to write a ledger object again that was deleted.
+BOOKLESS_S = 60.0
 
 
 class NotYet(Exception):
@@ -80,6 +78,7 @@ class Reporter:
         clock, monotonic: seconds since the epoch; seconds that only grow.
 
     Attributes:
+        name: of the object that this process writes.
         acknowledged_at: by `monotonic`, when the cluster last showed that it has this node's
             counts; None before the first time.
         counters: reports by result, for /metrics.
@@ -102,6 +101,8 @@ class Reporter:
     ) -> None:
         self._api, self._book, self._others, self._state = api, book, others, state
         self._node, self._instance = node, instance
+        self._extra = f"{node}.{instance}"
+        self.name = self._extra if state.name == self._extra else node
         self._clock, self._monotonic, self._rng = clock, monotonic, rng
         self._due = due.Due(book, others, settings, rng)
         self._object: dict[str, Any] | None = None
@@ -110,7 +111,16 @@ class Reporter:
         self._has_met = bool(state.uid)
         if self._has_met:
             others.inherit(self._inherited)
-        self._has_written = False
+            if not state.instance and not nodeusage.beyond(state.acked, self._inherited):
+                # The object was taken over, and then not written. What it gets since comes on top.
+                self._inherited = {name: dict(teams) for name, teams in state.acked.items()}
+        # The most that statuses may still count of this node, until the next report is in.
+        self._shown = book.record(_teams(book)) if self._has_met else {}
+        self._has_sent = False
+        # The pod that the object was taken over from, and the number of its last report.
+        self._took: dict[str, Any] | None = None
+        self._proofs_at = monotonic()
+        self._bookless_at: float | None = None
         self._lock = threading.Lock()
         self._uncovered: dict[str, Waiting] = {}
         # Windows of which not all teams fit into a report.
@@ -121,12 +131,12 @@ class Reporter:
         self.complaint = ""
 
     def run(self, stopping: threading.Event) -> None:
-        """Report until told to stop; raises Deposed."""
+        """Report until told to stop."""
         while not stopping.wait(TICK_S):
             self.tick()
 
     def tick(self) -> None:
-        """Report if it is time to; raises Deposed."""
+        """Report if it is time to."""
         now = self._monotonic()
         if now < self._not_before or self._book.rules is None:
             return
@@ -135,11 +145,7 @@ class Reporter:
 
     def final(self) -> bool:
         """The last report of a process that will admit nothing more; whether it arrived."""
-        try:
-            return self._book.rules is not None and self._attempt(final=True)
-        except Deposed as error:
-            log.warning("no last report: %s", error)
-            return False
+        return self._book.rules is not None and self._attempt(final=True)
 
     def uncovered(self, now: float, wait: float) -> frozenset[str]:
         """The teams of which an acknowledged increase is in no status, `wait` seconds after it."""
@@ -182,6 +188,7 @@ class Reporter:
     def _report(self, *, final: bool) -> bool:
         """One report; False where the object is another than we thought: try again."""
         node_usage = self._object if self._object is not None else self._adopt()
+        self._look_for_proofs()
         told = self._book.changes
         counted = self._to_tell()
         here = self._open_windows()
@@ -190,23 +197,27 @@ class Reporter:
             "seq": (node_usage.get("status") or {}).get("seq", 0) + 1,
             "reportedAt": window.iso(self._clock()),
             "final": final,
+            **({"tookOver": self._took} if self._took else {}),
             **nodeusage.status_of(
                 nodeusage.beyond(counted, self._state.folded),
-                lambda name, key: _is_recent(here(key), *window.parse_key(name), self._clock()),
+                lambda name, key: windows.is_recent(
+                    here(key), *window.parse_key(name), self._clock()
+                ),
             ),
         }
-        self._state.send(counted)
+        self._state.send(counted, status["seq"])
+        self._has_sent = True
         self._others.sending(counted)
         self._object = None
         try:
             answer = self._api.put_node_usage_status({**node_usage, "status": status})
         except (client.Conflict, client.NotFound) as error:
-            self._state.send({})
+            self._state.did_not_arrive()
             self.counters["conflict"] += 1
             log.info("report: %s", error.message)
             return False
         except client.Invalid as error:
-            self._state.send({})
+            self._state.did_not_arrive()
             # Never forced. It knows of more than the ledger does, which _adopt() mends.
             log.error("the API server refused this node's report: %s", error.message)
             self.counters["refused"] += 1
@@ -216,13 +227,13 @@ class Reporter:
             raise
         except client.ApiError:
             self._object = node_usage
-            self._state.send({})
+            self._state.did_not_arrive()
             self._others.lost()
             raise
-        self._has_written = True
         self.counters["acknowledged"] += 1
-        self._object = answer
-        self._acknowledged(answer, counted)
+        self._object, self._shown = answer, {}
+        self._acknowledged(answer, counted, self._instance)
+        self._inherited = None
         self._due.reported(self._monotonic(), told)
         return True
 
@@ -230,36 +241,123 @@ class Reporter:
         """Read this node's object, or make it, and settle what is not known.
 
         Raises:
-            Deposed, NotYet, client.ApiError.
+            NotYet, client.ApiError.
         """
-        found = self._api.node_usage(self._node)
-        if found is None or found["metadata"].get("uid", "") != self._state.uid:
-            # What was acknowledged under another object went with it.
-            self._state.begin("" if found is None else found["metadata"].get("uid", ""))
+        found = self._api.node_usage(self.name)
+        if found is not None and self._is_deposed(found):
+            found = self._step_aside(found)
         if found is None:
             owner = self._api.identity().node_uid
-            found = self._api.create_node_usage(nodeusage.new(self._node, owner))
-            log.info("created NodeLogUsage/%s", self._node)
+            found = self._api.create_node_usage(nodeusage.new(self.name, self._node, owner))
+            log.info("created NodeLogUsage/%s", self.name)
+        if found["metadata"].get("uid", "") != self._state.uid:
+            self._begin(found["metadata"].get("uid", ""))
         status = found.get("status") or {}
         writer = status.get("instance", "")
-        if writer not in ("", self._instance):
-            if self._has_written:
-                raise Deposed(f"NodeLogUsage/{self._node} is written by pod {writer} now")
-            log.info("taking NodeLogUsage/%s over from pod %s", self._node, writer)
+        if writer == self._instance:
+            self._took = status.get("tookOver")
+        elif writer:
+            log.info("taking NodeLogUsage/%s over from pod %s", self.name, writer)
+            self._took = {"instance": writer, "seq": status.get("seq", 0)}
         theirs = nodeusage.plus(nodeusage.counted(status), self._state.folded)
         # The ledger then takes both into account at once.
         self._has_met |= writer == self._instance
-        self._acknowledged(found, theirs)
-        self._catch_up(theirs)
+        is_own = writer in ("", self._instance, self._state.instance) or self._is_older(status)
+        if writer == self._instance and self._has_sent:
+            self._inherited = None
+        self._acknowledged(found, theirs, writer if is_own else "")
+        self._catch_up(theirs, is_own=is_own)
         if nodeusage.is_folding(found):
-            raise NotYet(f"NodeLogUsage/{self._node} is being folded")
+            raise NotYet(f"NodeLogUsage/{self.name} is being folded")
         return found
 
-    def _catch_up(self, theirs: ledger.Counted) -> None:
+    def _is_deposed(self, found: dict[str, Any]) -> bool:
+        """Whether a pod that does not know this ledger has taken the object over."""
+        status, state = found.get("status") or {}, self._state
+        if status.get("instance", "") in ("", self._instance, state.instance):
+            return False
+        has_written = bool(state.instance) and not self._is_older(status)
+        return has_written or any(one.name == self.name and not one.uid for one in state.earlier)
+
+    def _is_older(self, status: dict[str, Any]) -> bool:
+        """Whether the object is as it was before our last report: from a backup."""
+        return bool(self._state.instance) and status.get("seq", 0) <= self._state.seq
+
+    def _step_aside(self, found: dict[str, Any]) -> dict[str, Any] | None:
+        """Leave the object to the pod that took it over; returns this pod's own, if it is there."""
+        state, took = self._state, found["status"].get("tookOver") or {}
+        is_known = took.get("instance") == state.instance
+        is_same = found["metadata"].get("uid", "") == state.uid
+        if state.uid and (state.name or self._node) == self.name and (is_known or is_same):
+            # Whether the last report had arrived by then is known of the pod that came next.
+            arrived = not is_known or took.get("seq", 0) >= state.sent_seq
+            if arrived:
+                self._others.arrived()
+            handed = earlier.Earlier(self.name, "", state.own(with_sent=arrived))
+            state.begin(self._extra, "", [*state.earlier, handed])
+        log.warning(
+            "pod %s writes NodeLogUsage/%s now: this one goes on as %s",
+            found["status"]["instance"], self.name, self._extra,
+        )  # fmt: skip
+        self.name = self._extra
+        return self._api.node_usage(self.name)
+
+    def _begin(self, uid: str) -> None:
+        """Begin with another object: what is lost of those before it is reported again."""
+        proofs, state = earlier.Proofs(self._api), self._state
+        before = list(state.earlier)
+        self._shown = functools.reduce(
+            lambda a, b: nodeusage.combined(a, b, max), (state.acked, state.sent, self._shown)
+        )
+        if state.uid:
+            name = state.name or self._node
+            last = proofs.last_report(name, state.uid)
+            # Not known, as an older controller says it: nothing must be told twice.
+            arrived = last is None or last >= state.sent_seq
+            if arrived:
+                self._others.arrived()
+            own = state.own(with_sent=arrived)
+            before += [earlier.Earlier(name, state.uid, own)] if own else []
+        state.begin(self.name, uid, self._not_lost(before, proofs))
+
+    def _look_for_proofs(self) -> None:
+        """See now and then whether the cluster still has what earlier objects of this node held."""
+        if self._monotonic() - self._proofs_at < PROOF_S:
+            return
+        with contextlib.suppress(NotYet):
+            kept = self._not_lost(self._state.earlier, earlier.Proofs(self._api))
+            if kept != self._state.earlier:
+                self._state.keep(kept)
+
+    def _not_lost(
+        self, before: list[earlier.Earlier], proofs: earlier.Proofs
+    ) -> list[earlier.Earlier]:
+        """What the cluster still has of earlier objects.
+
+        Raises:
+            NotYet: a ledger object is lost, and the controller may be about to write it again.
+        """
+        now = self._monotonic()
+        kept = proofs.kept(before, window.open_windows("UTC", self._clock()))
+        was_proven = any(one in self._state.earlier and one not in kept for one in before)
+        if kept != before and (was_proven or not proofs.has_books):
+            self._bookless_at = now if self._bookless_at is None else self._bookless_at
+            if now - self._bookless_at < BOOKLESS_S:
+                raise NotYet("no ledger object says what became of this node's earlier counts")
+        for one in before:
+            if one not in kept:
+                log.error("NodeLogUsage/%s (%s) is lost: reporting it again", one.name, one.uid)
+        self._bookless_at, self._proofs_at = None, now
+        return kept
+
+    def _catch_up(self, theirs: ledger.Counted, *, is_own: bool) -> None:
         """Take into the ledger what the object has and the ledger lacks.
 
         The first time it is compared with what was there when the process began: what has been
         counted since comes on top. In a new directory everything does.
+
+        Args:
+            is_own: with this ledger the object was written last.
         """
         if not self._has_met:
             self._inherited, self._has_met = {}, True
@@ -268,23 +366,27 @@ class Reporter:
             had = self._book.record(_teams(self._book))
         utc = window.open_windows("UTC", self._clock())
         for name, teams in nodeusage.beyond(theirs, had).items():
-            if _is_near(utc, *window.parse_key(name)):
+            if windows.is_near(utc, *window.parse_key(name)):
                 for key, values in teams.items():
                     log.warning("%s: %d bytes of %s are on record, not here", key, values[0], name)
                     self._book.add(key, {name: values})
                     # Not once more, should the next one fail.
                     had.setdefault(name, {})[key] = theirs[name][key]
-        self._inherited = None
+        # Until this pod has written, the other one may go on, and all of that comes on top.
+        self._inherited = None if is_own else had
 
-    def _acknowledged(self, node_usage: dict[str, Any], counted: ledger.Counted) -> None:
-        """The cluster has `counted`, as of `node_usage`."""
+    def _acknowledged(
+        self, node_usage: dict[str, Any], counted: ledger.Counted, instance: str
+    ) -> None:
+        """The cluster has `counted`, as of `node_usage`, which `instance` wrote."""
         metadata = node_usage["metadata"]
         revision, now = int(metadata["resourceVersion"]), self._monotonic()
         if self.acknowledged_at is not None:
             self._note_increases(counted, revision, now)
         self.acknowledged_at = now
-        self._others.reported(revision, counted)
-        self._state.acknowledge(metadata.get("uid", ""), counted)
+        self._others.reported(revision, nodeusage.combined(counted, self._shown, max))
+        seq = (node_usage.get("status") or {}).get("seq", 0)
+        self._state.acknowledge(metadata.get("uid", ""), counted, instance, seq)
 
     def _note_increases(self, counted: ledger.Counted, revision: int, now: float) -> None:
         """Note which teams' statuses have to change for what was acknowledged now."""
@@ -317,10 +419,12 @@ class Reporter:
         for name, teams in self._book.record(_teams(self._book)).items():
             kind, number = window.parse_key(name)
             acked = self._state.acked.get(name, {})
-            is_open = _is_open_somewhere(kind, number, now)
+            is_open = windows.is_open_somewhere(kind, number, now)
             for key, values in teams.items():
                 is_news = values != acked.get(key)
-                if any(values) and (is_news or is_open or _is_recent(here(key), kind, number, now)):
+                if any(values) and (
+                    is_news or is_open or windows.is_recent(here(key), kind, number, now)
+                ):
                     told.setdefault(name, {})[key] = values
         return self._capped(told)
 
@@ -341,24 +445,3 @@ class Reporter:
 def _teams(book: ledger.Ledger) -> list[str]:
     """Every key but the unbudgeted one: reports are about budgets."""
     return [key for key in book.keys() if key]  # noqa: SIM118 - a ledger is no mapping
-
-
-def _is_recent(here: window.Windows, kind: int, number: int, now: float) -> bool:
-    """Whether a window is open, or ended not long ago."""
-    if number == (here.day, here.month)[kind]:
-        return True
-    first_of_month = f"{window.month_key(here.month)[2:]}-01"
-    began_today = kind == DAY or window.day_key(here.day)[2:] == first_of_month
-    is_last = number == (here.day, here.month)[kind] - 1
-    return is_last and began_today and now < here.start + KEPT_AFTER_S
-
-
-def _is_open_somewhere(kind: int, number: int, now: float) -> bool:
-    """Whether it is this day, or month, anywhere on earth."""
-    first, last = (window.open_windows("UTC", at) for at in (now - BEHIND_S, now + AHEAD_S))
-    return (first.day, first.month)[kind] <= number <= (last.day, last.month)[kind]
-
-
-def _is_near(utc: window.Windows, kind: int, number: int) -> bool:
-    """Whether a window may be open somewhere on earth, or have ended not long ago."""
-    return abs(number - (utc.day, utc.month)[kind]) <= (1 if kind == MONTH else 2)

@@ -6,7 +6,6 @@ import pytest
 from cluster_model import KEY, TODAY, World, nodeusage, own
 
 from sluice import columns, usage
-from sluice.agent import report
 from sluice.controller import fold
 from sluice.kube import client
 
@@ -102,19 +101,6 @@ def test_a_report_that_is_refused_as_a_decrease_is_never_forced(world: World) ->
     a.push("shop", 5)
     world.settle()
     assert world.status(KEY)["currentUsage"] == 1005
-
-
-def test_a_running_agent_that_was_replaced_ends(world: World) -> None:
-    a = world.node("a")
-    a.push("shop", 1000)
-    world.settle(10)
-    usage = world.api.node_usage("a")
-    assert usage is not None
-    status = {**usage["status"], "instance": "another", "seq": usage["status"]["seq"] + 1}
-    world.api.put_node_usage_status({**usage, "status": status})
-    a.push("shop", 1000)
-    with pytest.raises(report.Deposed):
-        world.settle()
 
 
 def test_a_node_that_is_gone_is_folded_once(world: World) -> None:

@@ -1,0 +1,248 @@
+"""Cluster accounting when usage objects are lost, and when two agents run on one node."""
+
+import pytest
+from cluster_model import KEY, TODAY, Node, World, nodeusage, own
+
+
+def used(world: World) -> int:
+    """What the cluster says that shop used today."""
+    found: int = world.status(KEY)["currentUsage"]
+    return found
+
+
+def crash(node: Node) -> None:
+    """Kill the process and start it again on the same disk."""
+    node.stop(kill=True)
+    node.start()
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_lost_object_of_a_live_node_is_reported_again(world: World, is_restarted: bool) -> None:
+    a, b = world.node("a"), world.node("b")
+    a.push("shop", 600_000)
+    b.push("shop", 1_000)
+    world.settle()
+    a.push("shop", 500)
+    world.api.lose("a")
+    if is_restarted:
+        crash(a)
+    world.settle()
+    assert used(world) == 601_500
+    assert own(a, KEY, TODAY) == 600_500
+    assert b.others.bytes_of(KEY, TODAY) == 600_500
+    assert a.others.bytes_of(KEY, TODAY) == 1_000
+
+
+def test_every_lost_object_is_reported_again_and_a_folded_one_is_not(world: World) -> None:
+    a = world.node("a")
+    a.push("shop", 1_000)
+    world.settle()
+    a.is_up = False
+    world.api.delete_node("a")
+    world.settle()
+    assert world.api.node_usage("a") is None
+    a.is_up = True
+    a.push("shop", 100)
+    world.settle()
+    for passed in (1_110, 1_120):
+        world.api.lose("a")
+        a.push("shop", 10)
+        world.settle()
+        assert used(world) == passed
+    usage = world.api.node_usage("a")
+    assert usage is not None
+    assert usage["status"]["usage"][TODAY] == {KEY: 120}
+
+
+@pytest.mark.parametrize("fault", ["request", "reply"])
+def test_a_report_of_unknown_fate_is_counted_once_if_its_object_was_folded(
+    world: World, fault: str
+) -> None:
+    a = world.node("a")
+    a.push("shop", 1_000)
+    world.settle()
+    a.push("shop", 500)
+    world.api.fault = fault
+    assert not a.reporter.final()
+    a.stop(kill=True)
+    world.api.delete_node("a")
+    world.settle()
+    assert world.api.node_usage("a") is None
+    a.start()
+    world.settle()
+    assert used(world) == 1_500
+
+
+def test_a_ledger_object_that_is_lost_heals_from_the_disks_of_those_it_held(world: World) -> None:
+    a, b = world.node("a"), world.node("b")
+    a.push("shop", 1_000)
+    world.settle()
+    a.is_up = False
+    world.api.delete_node("a")
+    world.settle()
+    a.is_up = True
+    a.push("shop", 1)
+    world.settle()
+    assert used(world) == 1_001
+    world.api.lose(nodeusage.LEDGER)
+    world.lead()
+    b.push("shop", 1)
+    world.settle(1_500)
+    usage = world.api.node_usage("a")
+    assert usage is not None
+    assert usage["status"]["usage"][TODAY] == {KEY: 1_001}
+    assert used(world) == 1_002
+
+
+def test_a_proof_is_waited_for_while_no_ledger_object_is_there(world: World) -> None:
+    a = world.node("a")
+    a.push("shop", 1_000)
+    world.settle()
+    a.stop()
+    world.api.delete_node("a")
+    world.settle()
+    book = world.api.objects.pop(("nodelogusages", nodeusage.LEDGER))
+    a.start()
+    a.push("shop", 1)
+    for _ in range(40):
+        world.pass_time(1)
+        a.tick()
+    assert "no ledger object" in a.reporter.complaint
+    world.api.objects["nodelogusages", nodeusage.LEDGER] = book
+    world.settle()
+    assert used(world) == 1_001
+
+
+def test_what_the_others_used_does_not_fall_while_an_object_is_missing(world: World) -> None:
+    a, b = world.node("a"), world.node("b")
+    a.push("shop", 900_000)
+    b.push("shop", 50_000)
+    world.settle()
+    a.is_up = False
+    world.api.lose("a")
+    # A controller that does not know what was published before.
+    world.api.objects["teambudgets", KEY]["status"] = {}
+    world.lead()
+    world.settle()
+    assert b.push("shop", 50_001) == 0
+    assert b.push("shop", 50_000) == 50_000
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+@pytest.mark.parametrize("fault", ["", "request", "reply"])
+def test_two_agents_on_a_node_both_count_and_nothing_is_lost(
+    world: World, fault: str, is_restarted: bool
+) -> None:
+    a = world.node("a")
+    assert a.push("shop", 10_000) == 10_000
+    world.settle()
+    a.push("shop", 1_000)
+    if fault:
+        world.pass_time(70)
+        world.api.fault = fault
+        a.tick()
+        assert a.reporter.counters["unanswered"] == 1
+        world.api.fault = ""
+        a.push("shop", 30)
+    second = world.second_pod("a")
+    second.push("shop", 500)
+    second.tick()
+    if is_restarted:
+        crash(a)
+    world.settle()
+    passed = 11_500 + (30 if fault else 0)
+    assert used(world) == passed
+    for node in (a, second):
+        node.push("shop", 7)
+    world.settle()
+    assert used(world) == passed + 14
+    for node in (a, second):
+        assert own(node, KEY, TODAY) + node.others.bytes_of(KEY, TODAY) == passed + 14
+        # Neither takes the other's object.
+        crash(node)
+        node.push("shop", 1)
+    world.settle()
+    assert used(world) == passed + 16
+
+
+def test_what_a_pod_reports_after_it_was_read_by_its_successor_is_not_lost(world: World) -> None:
+    a = world.node("a")
+    a.push("shop", 10_000)
+    world.settle()
+    second = world.second_pod("a")
+    second.push("shop", 500)
+    # It has read the object, and its first report does not get through.
+    world.api.fault = "request"
+    second.tick()
+    a.push("shop", 1_000)
+    world.pass_time(70)
+    a.tick()
+    assert own(second, KEY, TODAY) == 10_500
+    crash(second)
+    world.settle()
+    assert used(world) == 11_500
+
+
+def test_the_object_of_a_second_pod_is_lost_and_reported_again(world: World) -> None:
+    a = world.node("a")
+    a.push("shop", 10_000)
+    world.settle()
+    second = world.second_pod("a")
+    second.push("shop", 500)
+    world.settle()
+    a.push("shop", 70)
+    world.settle()
+    (extra,) = (n for p, n in world.api.objects if n.startswith("a."))
+    assert nodeusage.is_extra(
+        {"metadata": {"name": extra, "ownerReferences": [{"kind": "Node", "name": "a"}]}}
+    )
+    for name in (extra, "a"):
+        world.api.lose(name)
+        world.settle()
+        assert used(world) == 10_570
+
+
+def test_a_state_directory_that_outlives_its_pod_goes_on(world: World) -> None:
+    a = world.node("a")
+    a.push("shop", 10_000)
+    world.settle()
+    a.push("shop", 5)
+    a.stop(kill=True)
+    a.pod = "a-pod-next"
+    a.start()
+    a.push("shop", 1)
+    world.settle()
+    assert used(world) == 10_006
+    assert [name for plural, name in world.api.objects if plural == "nodelogusages"] == ["a"]
+
+
+def test_an_object_from_a_backup_is_made_whole_again(world: World) -> None:
+    a = world.node("a")
+    a.push("shop", 10_000)
+    world.settle()
+    old = world.api.node_usage("a")
+    assert old is not None
+    a.stop()
+    a.start(keep=False)
+    a.push("shop", 5)
+    world.settle()
+    world.api.save("nodelogusages", "MODIFIED", old)
+    a.push("shop", 1)
+    world.settle()
+    assert used(world) == 10_006
+
+
+def test_notes_of_the_last_version_are_read(world: World) -> None:
+    a = world.node("a")
+    a.push("shop", 10_000)
+    world.settle()
+    a.stop(kill=True)
+    found = world.api.node_usage("a")
+    assert found is not None
+    (a.folder / "report.json").write_text(
+        '{"uid": "%s", "acked": {"%s": {"%s": [10000]}}, "sent": {},'
+        ' "folded": {"%s": {"%s": [4000]}}}'
+        % (found["metadata"]["uid"], "m/2026-11", KEY, "m/2026-11", KEY)
+    )
+    a.start()
+    assert a.reporter._state.folded == {"m/2026-11": {KEY: [4_000]}}
