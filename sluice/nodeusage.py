@@ -149,9 +149,13 @@ def is_extra(node_usage: Mapping[str, Any]) -> bool:
     return any(owner["name"] != metadata["name"] for owner in metadata.get("ownerReferences") or ())
 
 
-def new(name: str, node: str, node_uid: str) -> dict[str, Any]:
-    """The object that an agent creates for its node, which owns it: the node gone, it goes too."""
-    metadata: dict[str, Any] = {"name": name, "finalizers": [FINALIZER]}
+def new(node: str, node_uid: str, name: str | None = None) -> dict[str, Any]:
+    """The object that an agent creates for its node, which owns it: the node gone, it goes too.
+
+    Args:
+        name: if it is not that of the node.
+    """
+    metadata: dict[str, Any] = {"name": name or node, "finalizers": [FINALIZER]}
     if node_uid:
         owner = {"apiVersion": "v1", "kind": "Node", "name": node, "uid": node_uid}
         metadata["ownerReferences"] = [owner]

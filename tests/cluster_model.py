@@ -86,7 +86,7 @@ class ApiServer:
     # what Sluice calls
 
     def identity(self) -> client.Identity:
-        return client.Identity()
+        return client.Identity(node_uid="uid-node")
 
     def node_usage(self, name: str) -> Object | None:
         self.calls += 1
@@ -128,6 +128,18 @@ class ApiServer:
             return saved
 
         return self.write(act)
+
+    def delete_node_usage(self, name: str, uid: str | None = None) -> None:
+        def act() -> Object:
+            found = self.objects.get(("nodelogusages", name))
+            if found is None:
+                raise client.NotFound(f"no {name}")
+            if uid not in (None, found["metadata"]["uid"]):
+                raise client.Conflict("another uid")
+            self.delete_node(name)
+            return {}
+
+        self.write(act)
 
     def patch_budget_status(
         self, namespace: str, name: str, status: Object, resource_version: str | None = None

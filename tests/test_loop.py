@@ -56,7 +56,7 @@ def test_a_status_that_is_refused_does_not_hold_up_the_others(world: World) -> N
 
 def hostile(world: World, name: str, status: Object) -> None:
     """A NodeLogUsage whose agent writes what it likes, within the schema."""
-    made = world.api.create_node_usage(nodeusage.new(name, name, ""))
+    made = world.api.create_node_usage(nodeusage.new(name, ""))
     world.api.put_node_usage_status({**made, "status": {"instance": "evil", "seq": 1, **status}})
 
 

@@ -57,11 +57,11 @@ def test_what_is_no_window_is_left_out(name: str) -> None:
 
 
 def test_a_new_object_is_owned_by_its_node_and_waits_to_be_folded() -> None:
-    made = nodeusage.new("node-a", "node-a", "uid-1")
+    made = nodeusage.new("node-a", "uid-1")
     assert made["metadata"] == {
         "name": "node-a",
         "finalizers": ["tco.io/fold-usage"],
         "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "node-a", "uid": "uid-1"}],
     }
-    assert "ownerReferences" not in nodeusage.new("node-a", "node-a", "")["metadata"]
+    assert "ownerReferences" not in nodeusage.new("node-a", "")["metadata"]
     assert not nodeusage.is_folding(made)

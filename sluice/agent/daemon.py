@@ -206,6 +206,7 @@ class Daemon(service.Service):
         reported = self._reporter.acknowledged_at
         return {
             "node": self._node,
+            "object": self._reporter.name,
             "synced": self._informer.synced.is_set(),
             "lastContactSeconds": None if at is None else round(now - at, 1),
             "lastReportSeconds": None if reported is None else round(now - reported, 1),

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from sluice import ledger, nodeusage, pace, window
-from sluice.agent import due, earlier, elsewhere, saved, windows
+from sluice.agent import contents, due, earlier, elsewhere, saved, windows
 from sluice.kube import client
 
 log = logging.getLogger("sluice.agent")
@@ -104,10 +104,11 @@ class Reporter:
         self._extra = f"{node}.{instance}"
         self.name = self._extra if state.name == self._extra else node
         self._clock, self._monotonic, self._rng = clock, monotonic, rng
+        self._contents = contents.Contents(book)
         self._due = due.Due(book, others, settings, rng)
         self._object: dict[str, Any] | None = None
         # What the ledger had before this process; None once the object was compared with it.
-        self._inherited: ledger.Counted | None = book.record(_teams(book))
+        self._inherited: ledger.Counted | None = self._contents.all()
         self._has_met = bool(state.uid)
         if self._has_met:
             others.inherit(self._inherited)
@@ -115,7 +116,7 @@ class Reporter:
                 # The object was taken over, and then not written. What it gets since comes on top.
                 self._inherited = {name: dict(teams) for name, teams in state.acked.items()}
         # The most that statuses may still count of this node, until the next report is in.
-        self._shown = book.record(_teams(book)) if self._has_met else {}
+        self._shown = self._contents.all() if self._has_met else {}
         self._has_sent = False
         # The pod that the object was taken over from, and the number of its last report.
         self._took: dict[str, Any] | None = None
@@ -123,8 +124,6 @@ class Reporter:
         self._bookless_at: float | None = None
         self._lock = threading.Lock()
         self._uncovered: dict[str, Waiting] = {}
-        # Windows of which not all teams fit into a report.
-        self._cut: set[str] = set()
         self._failures, self._not_before = 0, float("-inf")
         self.acknowledged_at: float | None = None
         self.counters = {"acknowledged": 0, "conflict": 0, "refused": 0, "unanswered": 0}
@@ -190,20 +189,14 @@ class Reporter:
         node_usage = self._object if self._object is not None else self._adopt()
         self._look_for_proofs()
         told = self._book.changes
-        counted = self._to_tell()
-        here = self._open_windows()
+        counted = self._contents.to_tell(self._state.acked, self._clock())
         status = {
             "instance": self._instance,
             "seq": (node_usage.get("status") or {}).get("seq", 0) + 1,
             "reportedAt": window.iso(self._clock()),
             "final": final,
             **({"tookOver": self._took} if self._took else {}),
-            **nodeusage.status_of(
-                nodeusage.beyond(counted, self._state.folded),
-                lambda name, key: windows.is_recent(
-                    here(key), *window.parse_key(name), self._clock()
-                ),
-            ),
+            **self._contents.status(nodeusage.beyond(counted, self._state.folded), self._clock()),
         }
         self._state.send(counted, status["seq"])
         self._has_sent = True
@@ -248,7 +241,7 @@ class Reporter:
             found = self._step_aside(found)
         if found is None:
             owner = self._api.identity().node_uid
-            found = self._api.create_node_usage(nodeusage.new(self.name, self._node, owner))
+            found = self._api.create_node_usage(nodeusage.new(self._node, owner, self.name))
             log.info("created NodeLogUsage/%s", self.name)
         if found["metadata"].get("uid", "") != self._state.uid:
             self._begin(found["metadata"].get("uid", ""))
@@ -363,7 +356,7 @@ class Reporter:
             self._inherited, self._has_met = {}, True
         had = self._inherited
         if had is None:
-            had = self._book.record(_teams(self._book))
+            had = self._contents.all()
         utc = window.open_windows("UTC", self._clock())
         for name, teams in nodeusage.beyond(theirs, had).items():
             if windows.is_near(utc, *window.parse_key(name)):
@@ -400,48 +393,3 @@ class Reporter:
                         if waiting is None or waiting.life != life:
                             waiting = Waiting(now, revision, reached, life)
                         self._uncovered[key] = replace(waiting, revision=revision)
-
-    def _open_windows(self) -> Callable[[str], window.Windows]:
-        """The windows that are open for a key; of UTC where there is no budget."""
-        now = self._clock()
-        utc = window.open_windows("UTC", now)
-        budgets = self._book.rows().table.budgets
-        found = {own.key: window.open_windows(own.time_zone, now) for own in budgets}
-        return lambda key: found.get(key, utc)
-
-    def _to_tell(self) -> ledger.Counted:
-        """What to report: windows that are open somewhere on earth, and those not told yet.
-
-        Not only those of a team's own zone, which may be edited, or be gone and come back.
-        """
-        now, here = self._clock(), self._open_windows()
-        told: ledger.Counted = {}
-        for name, teams in self._book.record(_teams(self._book)).items():
-            kind, number = window.parse_key(name)
-            acked = self._state.acked.get(name, {})
-            is_open = windows.is_open_somewhere(kind, number, now)
-            for key, values in teams.items():
-                is_news = values != acked.get(key)
-                if any(values) and (
-                    is_news or is_open or windows.is_recent(here(key), kind, number, now)
-                ):
-                    told.setdefault(name, {})[key] = values
-        return self._capped(told)
-
-    def _capped(self, counted: ledger.Counted) -> ledger.Counted:
-        """Of each window no more teams than an object takes: those told before, then the most."""
-        for name, teams in counted.items():
-            left_out = len(teams) - nodeusage.TEAMS_MAX
-            if left_out > 0:
-                if name not in self._cut:
-                    self._cut.add(name)
-                    log.error("%s: %d teams do not fit into this node's report", name, left_out)
-                acked = self._state.acked.get(name, {})
-                first = sorted(teams, key=lambda key: (key not in acked, -teams[key][0]))
-                counted[name] = {key: teams[key] for key in first[: nodeusage.TEAMS_MAX]}
-        return counted
-
-
-def _teams(book: ledger.Ledger) -> list[str]:
-    """Every key but the unbudgeted one: reports are about budgets."""
-    return [key for key in book.keys() if key]  # noqa: SIM118 - a ledger is no mapping

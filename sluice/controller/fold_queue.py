@@ -3,10 +3,11 @@
 Threads: run() is one, the leader's; others may read the attributes and call complaint().
 """
 
+import contextlib
 import logging
 import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sluice.controller import fold, totals
@@ -30,6 +31,7 @@ class Work:
 
     Attributes:
         leaving: name -> version of what can be folded now. ending: all that is to be deleted.
+        left: name and uid of objects of second pods, which have stopped: no one else deletes them.
         has_ledger: whether a ledger object is there, and to stay.
         outdated: ledger objects whose `merged` has uids of objects that are gone.
         is_there: whether an object with this uid exists, as of version `seen`.
@@ -37,14 +39,26 @@ class Work:
 
     leaving: Mapping[str, int]
     ending: Sequence[str]
+    left: Sequence[tuple[str, str]]
     has_ledger: bool
     outdated: Sequence[str]
     is_there: Callable[[str], bool]
     seen: int
 
     @classmethod
-    def of(cls, sums: totals.Totals, is_silent: Callable[[totals.Node], bool], seen: int) -> "Work":
-        """What there is to do; `is_silent` says whether a node's agent has stopped."""
+    def of(
+        cls,
+        sums: totals.Totals,
+        is_silent: Callable[[totals.Node], bool],
+        stale: Collection[str],
+        seen: int,
+    ) -> "Work":
+        """What there is to do.
+
+        Args:
+            is_silent: whether an agent has stopped that was to stop.
+            stale: objects of which no report came for longer than a live agent takes.
+        """
         nodes, books = list(sums.nodes.values()), list(sums.ledgers())
         ending = [node for node in nodes if node.is_leaving]
         uids = {node.uid for node in nodes}
@@ -55,6 +69,11 @@ class Work:
                 if node.is_ledger or node.is_final or is_silent(node)
             },
             ending=[node.name for node in ending],
+            left=[
+                (node.name, node.uid)
+                for node in nodes
+                if node.is_extra and not node.is_leaving and (node.is_final or node.name in stale)
+            ],
             has_ledger=any(not book.is_leaving for book in books),
             outdated=[book.name for book in books if book.merged - uids],
             is_there=uids.__contains__,
@@ -153,6 +172,9 @@ class FoldQueue:
             # Also to find out whether the CRD is being deleted: no agent of a node falls silent
             # then, so that nothing would ever be due.
             books.first()
+        for name, uid in work.left[:FOLDS]:
+            with contextlib.suppress(client.NotFound, client.Conflict):
+                self._api.delete_node_usage(name, uid)
         due = self._due(work.leaving)
         for name in due:
             self._tried[name] = self._monotonic()

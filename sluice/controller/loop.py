@@ -394,7 +394,10 @@ class Loop:
             longest = 2 * self._pace.ceiling_for(len(self._sums.nodes))
             heard = self._heard
             work = fold_queue.Work.of(
-                self._sums, lambda node: now - heard.get(node.name, now) > longest, seen
+                self._sums,
+                lambda node: now - heard.get(node.name, now) > longest,
+                self._silent,
+                seen,
             )
         self.folds.run(work)
         self.counters["folded"] = self.folds.folded

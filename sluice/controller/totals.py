@@ -25,6 +25,7 @@ class Node:
         seq: of its last report; 0 before the first.
         reported_at: by its own clock, epoch seconds; that of its creation before the first report.
         is_final: its agent has stopped for good. is_leaving: it is to be deleted.
+        is_extra: it is that of a second agent pod on its node.
         merged, folded: only of ledger objects: what is folded into it, see ledgers.py.
     """
 
@@ -38,6 +39,7 @@ class Node:
     counted: ledger.Counted
     merged: frozenset[str]
     folded: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    is_extra: bool = False
 
     @classmethod
     def of(cls, found: Mapping[str, Any]) -> "Node":
@@ -55,6 +57,7 @@ class Node:
             counted=nodeusage.counted(status),
             merged=frozenset(status.get("merged") or ()),
             folded=status.get("folded") or {},
+            is_extra=nodeusage.is_extra(found),
         )
 
     @property

@@ -167,7 +167,20 @@ def test_a_status_in_the_name_of_another_pod_is_not_written(agent: Agent, other:
 
 def test_an_agent_does_not_say_what_is_merged(agent: Agent) -> None:
     agent.create()
-    assert_denied(agent.report(merged=["x"]), "status.merged belongs to the controller")
+    words = "status.merged and status.folded belong to the controller"
+    assert_denied(agent.report(merged=["x"]), words)
+    assert_denied(agent.report(folded={"m/2026-11": {"x": 1}}), words)
+
+
+def test_a_pod_whose_object_was_taken_over_has_one_of_its_own(agent: Agent, other: Agent) -> None:
+    own = f"{agent.node}.{agent.bound.pod_uid}"
+    assert agent.create(name=own).status == 201
+    took = {"instance": other.bound.pod_uid, "seq": 7}
+    reply = agent.report(f"{USAGES}/{own}", tookOver=took)
+    assert reply.json["status"]["tookOver"] == took, reply
+    assert_denied(other.report(f"{USAGES}/{own}", seq=2), NOT_OWN)
+    for name in f"{agent.node}.{other.bound.pod_uid}", f"{agent.node}.x", f"{own}.x":
+        assert_denied(agent.create(name=name), NOT_OWN)
 
 
 def test_the_status_of_another_node_is_not_written(agent: Agent, other: Agent) -> None:

@@ -219,7 +219,7 @@ def test_an_agent_that_is_told_to_stop_does_not_wait_for_an_api_server(
     assert team_of(agent, namespace)["nodeUsage"] == taken
 
 
-def test_of_two_agents_on_a_node_the_older_one_ends(
+def test_of_two_agents_on_a_node_each_reports_what_it_counted(
     cluster: Cluster,
     namespace: str,
     node: str,
@@ -236,16 +236,66 @@ def test_of_two_agents_on_a_node_the_older_one_ends(
     new = agents(cluster, node, upstream.url, pod=f"{node}-new")
     assert new.bound.node_uid == old.bound.node_uid
     assert new.bound.pod_uid != old.bound.pod_uid
-    assert old.wait(20) == 0, old.tail()
-    assert f"is written by pod {new.bound.pod_uid} now" in old.tail()
+    # Nothing tells it yet that it was replaced.
+    assert old.send(push_to(namespace, 10_000)).status == 204
+    extra = f"{node}.{old.bound.pod_uid}"
+    wait_until(lambda: node_usage(cluster, extra) is not None, "the old one has its own object", 20)
+    wait_until(lambda: usage_of(cluster, namespace) == 310_000, "all is in the status")
     assert node_usage(cluster, node)["status"]["instance"] == new.bound.pod_uid
-    # It goes on where the old one was: 700 000 are left.
+    # The new one goes on where the old one was: 690 000 are left.
     wait_until(lambda: team_of(new, namespace)["nodeUsage"] == 300_000, "it took the usage over")
-    assert new.send(push_to(namespace, 700_001)).status == 204
-    assert new.send(push_to(namespace, 700_000)).status == 204
+    wait_until(lambda: team_of(new, namespace)["currentUsage"] == 310_000, "it knows the rest")
+    # What is known is in force within a second.
+    time.sleep(1)
+    assert new.send(push_to(namespace, 690_001)).status == 204
+    assert old.send(push_to(namespace, 690_000)).status == 204
     wait_until(lambda: usage_of(cluster, namespace) == LIMIT, "the status is exact")
     assert Books(upstream).read()[namespace] == LIMIT
-    assert team_of(new, namespace)["counts"]["dropped"]["bytes"] == 700_001
+    # It ends, its node does not: its object is folded all the same.
+    assert old.stop() == 0
+    wait_until(lambda: node_usage(cluster, extra) is None, "its object was folded", 20)
+    assert usage_of(cluster, namespace) == LIMIT
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_usage_object_that_is_lost_is_reported_again(
+    cluster: Cluster,
+    namespace: str,
+    node: str,
+    upstream: Upstream,
+    agents: Callable[..., Agent],
+    controllers: Callable[..., Controller],
+    is_killed: bool,
+) -> None:
+    apply_team(cluster, namespace)
+    controllers(cluster)
+    agent = agents(cluster, node, upstream.url)
+    assert agent.send(push_to(namespace, 300_000)).status == 204
+    wait_until(lambda: usage_of(cluster, namespace) == 300_000, "it has reported")
+    uid = node_usage(cluster, node)["metadata"]["uid"]
+    if is_killed:
+        agent.kill()
+    # As an administrator does who finds that it cannot be deleted.
+    cluster.kubectl(
+        *("patch", "nodelogusage", node, "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
+    )
+    reply = cluster.call("DELETE", f"{USAGES}/{node}")
+    assert reply.status == 200, reply.text
+    assert node_usage(cluster, node) is None
+    if is_killed:
+        agent.start()
+    assert agent.send(push_to(namespace, 5)).status == 204
+    wait_until(lambda: node_usage(cluster, node) is not None, "there is a new object", 90)
+    assert node_usage(cluster, node)["metadata"]["uid"] != uid
+    wait_until(lambda: usage_of(cluster, namespace) == 300_005, "all is reported again", 90)
+    day = f"d/{status_of(cluster, namespace, 'team')['currentDay']}"
+
+    def reported() -> int:
+        usage = node_usage(cluster, node).get("status", {}).get("usage", {})
+        size: int = usage.get(day, {}).get(f"{namespace}/team", 0)
+        return size
+
+    wait_until(lambda: reported() == 300_005, "the new object has it all", 90)
 
 
 def test_what_a_node_that_is_gone_has_used_stays_used(
