@@ -149,8 +149,8 @@ def test_an_upstream_that_is_not_there_is_unavailable(make_front):
     assert front.counts("shop/shop")["refused"] == {"entries": 1, "bytes": 10}
 
 
-def test_an_upstream_that_is_not_there_is_told_once_in_a_while(process, caplog):
-    taken = upstream.Upstream(process.url)
+def test_an_upstream_that_is_not_there_is_told_once_in_a_while(loki, caplog):
+    taken = upstream.Upstream(loki.url)
     taken.send(PUSH_PATH, b"", {})
     taken.close()
     assert taken.trouble == ""
@@ -159,7 +159,7 @@ def test_an_upstream_that_is_not_there_is_told_once_in_a_while(process, caplog):
         with pytest.raises(errors.Unavailable):
             away.send(PUSH_PATH, b"", {})
     (line,) = caplog.messages
-    assert line.startswith("upstream 127.0.0.1: ConnectionRefusedError")
+    assert line.startswith("upstream 127.0.0.1:9: ConnectionRefusedError")
     assert "refused" in away.trouble
 
 
@@ -204,7 +204,7 @@ def test_an_answer_that_is_not_http_is_unavailable(make_front):
         response = front.send(PUSH)
         thread.join()
     assert response.status_code == 503
-    assert "BadStatusLine" in error_of(response)
+    assert "expected HTTP/1.1, got b'220 mail" in error_of(response)
 
 
 def test_a_retry_after_of_upstream_reaches_the_shipper():
@@ -333,6 +333,8 @@ def test_headers_of_the_settings_stand_in_for_the_shippers(make_front, loki):
         (LEGACY_PATH, PUSH_PATH, LEGACY_PATH),
         (f"/gateway{PUSH_PATH}/", f"/gateway{PUSH_PATH}", f"/gateway{LEGACY_PATH}"),
         ("/api/v1/write", "/api/v1/write", "/api/v1/write"),
+        ("/base", "/base/loki/api/v1/push", "/base/api/prom/push"),
+        ("/push/base/", "/push/base/loki/api/v1/push", "/push/base/api/prom/push"),
     ],
 )
 def test_a_push_goes_out_on_the_path_family_that_it_came_in_on(
@@ -415,6 +417,7 @@ def test_every_shippers_push_arrives_byte_for_byte_and_filtered_in_its_own_diale
         "http:///path",
         "http://loki:notaport",
         "http://loki:99999",
+        "http://loki:0",
         "http://[::1",
         "http://loki/with space",
         "http://łoki/",
@@ -427,6 +430,12 @@ def test_an_upstream_that_is_no_url_is_refused_at_once(url):
     with pytest.raises(errors.BadRequest, match="upstream") as caught:
         upstream.Upstream(url)
     assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize("port", ["99999", "0", "65536", "http"])
+def test_a_port_that_is_none_is_named(port):
+    with pytest.raises(errors.BadRequest, match=f"from 1 to 65535, got {port}$"):
+        upstream.Upstream(f"http://loki:{port}/base")
 
 
 def test_certificates_that_are_none_are_refused_at_once(tmp_path):

@@ -31,6 +31,8 @@ from sluice.agent import answer, app, reconcile, serve, upstream
 log = logging.getLogger("sluice")
 
 SNAPSHOT_S = 10.0
+# How often certificates are looked at while no connection is made.
+FILES_S = 10.0
 # Budgets that could not be put in force are tried again after so long.
 RETRY_S = 5.0
 
@@ -114,10 +116,10 @@ class Service:
         self.status.complaints["ledger"] = lambda: book.complaint
         parts["ledger"] = lambda: {"origin": book.origin, "complaint": book.complaint}
         parts["budgets"] = lambda: 0 if book.rules is None else len(book.rules.table.budgets)
-        parts["upstream"] = lambda: {
-            "url": self.upstream.url,
-            "error": self.upstream.trouble or None,
-        }
+        parts["upstream"] = self.upstream.as_json
+        self.status.complaints["upstream"] = lambda: self.upstream.complaint
+        self.upstream.announce()
+        self.chores.add(FILES_S, self.upstream.look_at_files)
         parts["reconciliation"] = self.reconciliation.as_json
         self.status.complaints["reconciliation"] = lambda: self.reconciliation.trouble
         self.reconciliation.start()
@@ -133,7 +135,7 @@ class Service:
             status=self.status,
             source=self.source,
             is_node=self.is_node,
-            collectors=[*self.collectors, self.reconciliation],
+            collectors=[*self.collectors, self.reconciliation, self.upstream.state],
             settled=self.settled,
             guard=self.options.auth,
             evaluates=self.options.evaluate,
