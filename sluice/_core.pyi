@@ -12,6 +12,7 @@ _Int32s = NDArray[np.int32]
 _Bytes = NDArray[np.uint8]
 
 WORDS: dict[int, str]
+LABELS_MAX: int
 
 def scan_push(body: Buffer, stream_out: _Int64s, entry_out: _Int64s) -> tuple[int, int]:
     """Find the streams and entries of a protobuf PushRequest (not compressed).
@@ -96,6 +97,9 @@ def assign(
         The rows that come up.
 
     Raises:
+        BadPush: a stream has more than LABELS_MAX bytes of label text. By default Loki keeps 15
+            labels of at most 1024 and 2048 bytes. What is not read could belong to any budget, so
+            that it cannot pass.
         ValueError: arrays that do not fit together.
 
     Threads: any number, for it holds the GIL.

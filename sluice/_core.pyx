@@ -38,6 +38,9 @@ from sluice import errors
 cdef int64_t SUMMABLE = <int64_t>1 << 50
 # Bytes that are scanned in microseconds: less than it costs to let go of the GIL in a crowd.
 cdef int64_t BRIEF = 32768
+# Bytes of one stream's label text as received; see assign().
+LABELS_MAX = 65536
+cdef int64_t LABEL_BYTES = LABELS_MAX
 
 WORDS = {
     OVERLONG: "a varint of more than ten bytes",
@@ -210,6 +213,9 @@ def assign(
         size = stream[s, STREAM_LABELS_END] - at
         if not (0 <= at <= n and 0 <= size <= n - at):
             raise ValueError(f"stream {s}: labels of {size} bytes at byte {at} of {n}")
+        if size > LABEL_BYTES:
+            raise errors.BadPush(
+                f"stream {s}: its labels are {size} bytes of text, at most {LABEL_BYTES} are read")
         key = PyBytes_FromStringAndSize(NULL, 1 + size)
         PyBytes_AS_STRING(key)[0] = dialect
         if size:

@@ -234,7 +234,8 @@ class Gate:
         stream, entry, is_mixed = self._scan(view, dialect, scratch, claim)
         known = self._known_for(rules)
         team, app = np.empty(len(stream), np.int32), np.empty(len(stream), np.int32)
-        found = _core.assign(view, dialect.value, stream, known.owners, known.learn, team, app)
+        learn = assign.Lookup(known, claim).learn
+        found = _core.assign(view, dialect.value, stream, known.owners, learn, team, app)
         rows = np.array(found, np.int32)
         claim.take(TEAM_BYTES * len(rows))
         totals = stream[:, judgement.STREAM_COUNT : judgement.STREAM_SIZE + 1]

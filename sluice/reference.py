@@ -7,6 +7,7 @@ reference_json.py.
 
 from collections.abc import Callable, Mapping, MutableSequence, Sequence
 
+from sluice import errors
 from sluice.policy import KEEP_ALL, Action
 from sluice.reference_json import scan_json as scan_json
 from sluice.reference_push import KEPT, STREAM_COLUMNS, Rows, check_rows, columns, hash_of
@@ -18,6 +19,7 @@ USED_MAX = 2**62
 SAMPLED, DROPPED = 1, 2
 RULE_COLUMNS, BATCH_COLUMNS, PUSH_COLUMNS = 4, 8, 12
 SEAL_COLUMNS = 3
+LABELS_MAX = 65_536
 
 
 # evaluate: (team, size) pairs against the counters
@@ -136,6 +138,11 @@ def assign(
     for s, (at, end) in enumerate((row[3], row[4]) for row in stream):
         if not 0 <= at <= end <= len(body):
             raise ValueError(f"stream {s}: labels of {end - at} bytes at byte {at} of {len(body)}")
+        if end - at > LABELS_MAX:
+            raise errors.BadPush(
+                f"stream {s}: its labels are {end - at} bytes of text,"
+                f" at most {LABELS_MAX} are read"
+            )
         key = bytes([dialect]) + bytes(body[at:end])
         owner = known[key] if key in known else learn(key)
         team_out[s] = place.setdefault(owner >> 32, len(place))

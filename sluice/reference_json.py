@@ -43,6 +43,14 @@ def encoded(point: int) -> bytes:
     return chr(point).encode() if is_text else REPLACEMENT
 
 
+def hash_of_name(name: bytes) -> int:
+    """FNV-1a's steps over code points, modulo 2^64."""
+    hashed = 0x811C9DC5
+    for character in name.decode():
+        hashed = (hashed ^ ord(character)) * 0x1000193 % 2**64
+    return hashed
+
+
 def joined(high: int, low: int) -> int:
     return 0x10000 + ((high - 0xD800) << 10) + low - 0xDC00
 
@@ -250,16 +258,24 @@ class Reader:
     def scan_map(self) -> int:
         """Legacy structured metadata: of pairs of one name the last is billed."""
         size = 0
-        billed: dict[bytes, int] = {}
+        # By the hash of their names: the first name, and what is billed for it.
+        first: dict[int, tuple[bytes, int]] = {}
+        names = 0
         if self.take_null():
             return 0
         self.take_open(b"{")
         for name in self.members(Grammar.COERCED):
             value = b"" if self.take_null() else self.take_string(Grammar.COERCED)[2]
             own = len(name + value) if name != b"detected_level" else 0
-            size += own - billed.get(name, 0)
-            if name in billed or len(billed) < NAMES_MAX:
-                billed[name] = own
+            size += own
+            hashed = hash_of_name(name)
+            known, before = first.get(hashed, (b"", 0))
+            if hashed in first and known == name:
+                size -= before
+                first[hashed] = name, own
+            elif names < NAMES_MAX:
+                names += 1
+                first.setdefault(hashed, (name, own))
         return size
 
     def scan_array_entry(self) -> tuple[int, list[int]]:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twins import JSON, LEGACY, PROTOBUF, USED_MAX, Rule
 
-from sluice import _core, reference, row_seal
+from sluice import _core, errors, reference, row_seal
 from sluice.policy import KEEP_ALL
 
 TWINS = (_core, reference)
@@ -363,6 +363,21 @@ def test_streams_that_do_not_fit_are_assigned_by_neither(shape, labels) -> None:
     assert_agree(call)
     if teams == apps == streams and width == 8 and labels != (0, 1):
         assert twins.outcome_of(lambda: call(_core))[0] is ValueError
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_a_label_text_beyond_the_bound_is_refused_by_both(over: int) -> None:
+    body = bytes(_core.LABELS_MAX + over)
+    stream = np.zeros((2, 8), np.int64)
+    stream[1, 4] = len(body)
+
+    def call(core) -> list:
+        rows, *outs = twins.lent(core, stream, np.zeros(2, np.int32), np.zeros(2, np.int32))
+        return [core.assign(body, 0, rows, {b"\0": 1 << 32}, len, *outs)]
+
+    assert_agree(call)
+    found = twins.outcome_of(lambda: call(_core))
+    assert (found[0] is errors.BadPush) == bool(over)
 
 
 def test_what_a_parser_raises_comes_out_of_assign() -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import resource
+import time
 import tracemalloc
 
 import cramjam
@@ -9,7 +10,7 @@ import pytest
 import shippers
 from judging import CODERS, MIB, NOON, judged, make, nothing_counted, one_stream, pack, row_of
 
-from sluice import Gate, errors
+from sluice import Gate, _core, assign, errors
 from sluice.wire import loki
 
 CLAIM = (2**32 - 1).to_bytes(4, "little")
@@ -156,3 +157,66 @@ def test_large_pushes_leave_room_for_small_ones():
     with pytest.raises(errors.Unavailable, match=f"at most {14 * MIB} "):
         judged(gate, large)
     judged(gate, pack([one_stream("shop", ["x" * MIB])], loki.Dialect.PROTOBUF)).commit()
+
+
+def with_labels(text: str) -> bytes:
+    stream = '{"stream":' + text + ',"values":[["1700000000000000000","x"]]}'
+    return ('{"streams":[' + stream + "]}").encode()
+
+
+@pytest.mark.parametrize("unit", ["\u2028", "\\u00e9", "\\n"])
+def test_an_endless_label_value_is_refused_at_once_by_its_stream(unit):
+    odd = '{"namespace":"shop","a":"%s","b":"\\u0001\\ufffd"}' % (unit * 2_000_000)
+    body = gzip.compress(with_labels(odd), 1)
+    gate = Gate([make("shop", MIB)])
+    began = time.process_time()
+    with pytest.raises(errors.BadPush, match=r"^stream 0: its labels are \d+ bytes of text"):
+        gate.push(body, "gzip", now=NOON, dialect=loki.Dialect.JSON)
+    # Read to its end, it took 4 s and more.
+    assert time.process_time() - began < 1
+    assert nothing_counted(gate)
+    assert gate.memory.taken == 0
+
+
+def test_the_largest_label_text_that_is_read_is_owned_by_its_budget():
+    start, end = '{"namespace":"shop","a":"', '"}'
+    room = _core.LABELS_MAX - len(start) - len(end)
+    gate = Gate([make("shop", 0)])
+    for size, is_read in ((room, True), (room + 1, False)):
+        body = with_labels(start + "x" * size + end)
+        if is_read:
+            judgement = gate.push(body, now=NOON, dialect=loki.Dialect.JSON)
+            assert judgement.body is None
+            judgement.commit()
+        else:
+            with pytest.raises(errors.BadPush, match="at most 65536"):
+                gate.push(body, now=NOON, dialect=loki.Dialect.JSON)
+    assert gate.memory.taken == 0
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_label_strings_that_a_push_repeats_cost_once(long):
+    labels = b'{namespace="shop", a="%s"}' % (b"x" * (60_000 if long else 60))
+    message = shippers.message_class()()
+    for _ in range(400):
+        message.streams.add(labels=labels).entries.add(line=b"0123456789")
+    gate = Gate([make("shop", MIB)])
+    gate.push(shippers.snappy(message.SerializeToString()), now=NOON).commit()
+    assert row_of(gate, "shop").usage.day == 4000
+
+
+def test_new_label_strings_of_a_push_may_cost_only_so_much():
+    def message(streams: int, value: bytes) -> bytes:
+        made = shippers.message_class()()
+        for i in range(streams):
+            made.streams.add(labels=b'{a="%d%s"}' % (i, value)).entries.add(line=b"x")
+        return shippers.snappy(made.SerializeToString())
+
+    gate = Gate([])
+    fits = assign.WORK_MAX // assign.work_of(b"\0" + b'{a="12345"}')
+    gate.push(message(fits - 100, b""), now=NOON).commit()
+    with pytest.raises(errors.TooLarge, match="labels that were not met before"):
+        gate.push(message(fits + 200, b"y"), now=NOON)
+    with pytest.raises(errors.TooLarge, match="labels that were not met before"):
+        gate.push(message(100, rb"\n" * 10_000), now=NOON)
+    assert gate.memory.taken == 0
