@@ -97,7 +97,7 @@ class ApiServer:
     def create_node_usage(self, obj: Object) -> Object:
         def act() -> Object:
             if self.crd == "ending":
-                raise client.MethodNotAllowed("create not allowed while the CRD is terminating")
+                raise client.Terminating("create not allowed while the CRD is terminating")
             if self.crd == "gone":
                 raise client.NotFound("no such resource")
             if ("nodelogusages", obj["metadata"]["name"]) in self.objects:

@@ -26,7 +26,7 @@ log = logging.getLogger("sluice.controller")
 # What concerns all calls; anything else is about one object.
 PASSING = (
     *(client.Unreachable, client.Throttled, client.Unauthorized),
-    client.MethodNotAllowed,
+    client.Terminating,
 )
 
 
@@ -48,7 +48,7 @@ def fold(
         The names of those that were folded and let go.
 
     Raises:
-        client.MethodNotAllowed: the CRD is being deleted, and so is every object.
+        client.Terminating: the CRD is being deleted, and so is every object.
         client.ApiError: the API server does not answer; what is left is done by the next fold().
     """
     books, done = Ledgers(api, now), []

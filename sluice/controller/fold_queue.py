@@ -146,7 +146,7 @@ class FoldQueue:
         try:
             self._run(work)
             self._failures, self._why = 0, ""
-        except client.MethodNotAllowed:
+        except client.Terminating:
             self._release(work)
         except client.ApiError as error:
             self._back_off(error)

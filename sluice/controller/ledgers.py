@@ -100,7 +100,7 @@ class Ledgers:
 
         Raises:
             NoRoom: all that there may be are full.
-            client.MethodNotAllowed: it cannot be made, because the CRD is being deleted.
+            client.Terminating: it cannot be made, because the CRD is being deleted.
         """
         for name, book in self._all():
             if book is None:

@@ -236,6 +236,7 @@ class Loop:
         if member.own is None:
             return plan.unreadable(concern, member.generation, member.status, self._clock())
         row = plan.row_of(member.own, self._sums, self._clock(), member.status)
+        self.losses.learn(row, self._sums, member.status)
         return plan.status_of(
             row,
             self._sums,
@@ -364,19 +365,19 @@ class Loop:
     def _tell(self, member: fleet.Member, old: Any, status: plan.Status) -> None:
         """Make Events of a decision that has changed, and of usage that fell."""
         now = self._clock()
-        found = [event.of(member, old, status, now, self._identity)]
-        if member.own is not None:
-            with self._lock:
-                row = plan.row_of(member.own, self._sums, now, old)
-                lost = self.losses.news(row, self._sums, old)
-            if lost is not None:
-                log.error("%s: %s", row.budget.key, event.of_loss(member, lost, now, "")["note"])
-                found.append(event.of_loss(member, lost, now, self._identity))
-        for one in found:
-            if one is not None:
-                self._create(member.namespace, one)
+        self._create(member.namespace, event.of(member, old, status, now, self._identity))
+        if member.own is None:
+            return
+        with self._lock:
+            row = plan.row_of(member.own, self._sums, now, old)
+            lost = self.losses.news(row, self._sums)
+        if lost is not None:
+            log.error("%s: usage fell inside a window: %s", row.budget.key, lost)
+            self._create(member.namespace, event.of_loss(member, lost, now, self._identity))
 
-    def _create(self, namespace: str, found: dict[str, Any]) -> None:
+    def _create(self, namespace: str, found: dict[str, Any] | None) -> None:
+        if found is None:
+            return
         try:
             self._api.create_event(namespace, found)
             self.counters["events"] += 1

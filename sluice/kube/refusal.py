@@ -70,10 +70,8 @@ class Forbidden(ApiError):
     status = 403
 
 
-class MethodNotAllowed(ApiError):
-    """Not for this kind of object; to make one: its CRD is being deleted."""
-
-    status = 405
+class Terminating(Forbidden):
+    """It cannot be made, because its CRD is being deleted."""
 
 
 class Throttled(ApiError):
@@ -91,11 +89,14 @@ class Unreachable(ApiError):
     status = 503
 
 
+# The words of apiextensions-apiserver, with 403 where it was seen.
+ENDING = "not allowed while custom resource definition is terminating"
+
 KINDS: dict[int, type[ApiError]] = {
     kind.status: kind
     for kind in (
         *(NotFound, Conflict, Invalid, Gone),
-        *(Unauthorized, Forbidden, MethodNotAllowed, Throttled),
+        *(Unauthorized, Forbidden, Throttled),
     )
 }
 
@@ -108,6 +109,8 @@ def refused(what: str, status: int, answer: dict[str, Any], retry_after_s: float
     if isinstance(details, dict) and not retry_after_s:
         retry_after_s = float(details.get("retryAfterSeconds", 0))
     kind = Unreachable if status >= http.client.INTERNAL_SERVER_ERROR else KINDS.get(status)
+    if status < http.client.INTERNAL_SERVER_ERROR and ENDING in message:
+        kind = Terminating
     text = f"{what}: {status} {reason}".rstrip()
     return (kind or ApiError)(
         f"{text}: {message}" if message else text, status, reason, retry_after_s

@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pytest
-from cluster.harness import SYSTEM_NAMESPACE, USAGES, BoundToken, Cluster, account_user
+from cluster.harness import (
+    COLLECTOR,
+    SYSTEM_NAMESPACE,
+    USAGES,
+    BoundToken,
+    Cluster,
+    account_user,
+)
 from harness import Reply
 
 pytestmark = pytest.mark.cluster
@@ -287,6 +294,43 @@ def test_the_controller_lets_a_node_go(other: Agent) -> None:
     let_go = controller(cluster, "PATCH", other.path, {"metadata": {"finalizers": None}})
     assert let_go.status == 200, let_go
     assert cluster.call("GET", other.path).status == 404
+
+
+# What was used is deleted by the controller only.
+
+
+def test_an_administrator_does_not_delete_what_a_node_has_used(other: Agent) -> None:
+    done = other.cluster.kubectl("delete", "nlu", other.node, check=False)
+    assert done.returncode != 0
+    assert "holds what this node has used: delete the Node" in done.stderr
+    done = other.cluster.kubectl("delete", "nlu", "--all", check=False)
+    assert done.returncode != 0
+    assert_denied(other.cluster.call("DELETE", USAGES), "sluice-usage-is-kept")
+    found = other.cluster.call("GET", other.path)
+    assert "deletionTimestamp" not in found.json["metadata"]
+
+
+@pytest.mark.parametrize("collector", [COLLECTOR, "system:kube-controller-manager"])
+def test_the_garbage_collector_deletes_what_a_node_that_is_gone_has_owned(
+    other: Agent, collector: str
+) -> None:
+    headers = {"Impersonate-User": collector, "Impersonate-Group": "system:masters"}
+    assert other.cluster.call("DELETE", other.path, headers=headers).status == 200
+    found = other.cluster.call("GET", other.path).json
+    assert found["metadata"]["deletionTimestamp"], "the finalizer keeps it until it is folded"
+
+
+def test_a_ledger_object_is_deleted_by_the_controller_only(
+    cluster: Cluster, namespace: str
+) -> None:
+    name = ledger(namespace)["metadata"]["name"]
+    assert controller(cluster, "POST", USAGES, ledger(namespace)).status == 201
+    done = cluster.kubectl("delete", "nlu", name, check=False)
+    assert done.returncode != 0
+    assert f"{name} holds what nodes that are gone have used" in done.stderr
+    # Somebody may have given it an owner.
+    assert_denied(cluster.collect(name), "only the controller may delete it")
+    assert controller(cluster, "DELETE", f"{USAGES}/{name}", {}).status == 200
 
 
 def test_an_agent_on_a_node_that_is_called_like_a_ledger_is_refused(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from cluster import chaos
 from cluster.chaos import Books
-from cluster.harness import USAGES, Cluster
+from cluster.harness import Cluster
 from cluster.processes import Agent, Controller, apply, node_usage, status_of
 from cluster.proxy import Proxy
 from harness import Upstream, wait_until
@@ -279,7 +279,7 @@ def test_a_usage_object_that_is_lost_is_reported_again(
     cluster.kubectl(
         *("patch", "nodelogusage", node, "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
     )
-    reply = cluster.call("DELETE", f"{USAGES}/{node}")
+    reply = cluster.collect(node)
     assert reply.status == 200, reply.text
     assert node_usage(cluster, node) is None
     if is_killed:
@@ -312,8 +312,7 @@ def test_what_a_node_that_is_gone_has_used_stays_used(
     assert first.send(push_to(namespace, 300_000)).status == 204
     assert first.stop() == 0
     wait_until(lambda: usage_of(cluster, namespace) == 300_000, "it has reported")
-    # As the garbage collector does once the Node is gone, which owns the object.
-    assert cluster.call("DELETE", f"{USAGES}/{node}").status == 200
+    assert cluster.collect(node).status == 200
     wait_until(lambda: node_usage(cluster, node) is None, "it was folded and let go")
     book = node_usage(cluster, "sluice-ledger-0")["status"]
     day = f"d/{status_of(cluster, namespace, 'team')['currentDay']}"

@@ -219,8 +219,7 @@ def test_a_node_that_is_deleted_keeps_its_usage_in_the_sum(
     owner = node_usage(cluster, node)["metadata"]["ownerReferences"][0]
     assert (owner["kind"], owner["uid"]) == ("Node", agent.bound.node_uid)
     assert agent.stop() == 0
-    # What the garbage collector does when the Node is gone.
-    cluster.call("DELETE", f"/apis/tco.io/v1/nodelogusages/{node}")
+    assert cluster.collect(node).status == 200
     wait_until(lambda: node_usage(cluster, node) is None, "the object is folded and gone")
     assert status_of(cluster, namespace, "team")["currentUsage"] == size
     book = node_usage(cluster, "sluice-ledger-0")["status"]
