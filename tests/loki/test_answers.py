@@ -160,6 +160,8 @@ def after_the_count() -> dict[str, tuple[str, int, str, Push]]:
     """Pushes of which Loki receives all: tenant, status, how the text begins, push."""
     blocked = protobuf(*small(1), stream(PAY, "paid"))
     long_value = stream(SHOP | {"a": "v\nuser 'a', total ignored: 1 out of 1" * 99}, "x")
+    labels = {f"n{i}": '"' * 2000 for i in range(12)}
+    long_named = stream(SHOP | labels, *(f"{i}{'h' * 10_000}" for i in range(10)))
     behind = stream(SHOP, "behind", ago_ns=5 * HOUR_NS)
     named = {f"n{i}": "x" for i in range(20)}
     entry, named_stream = "entry with timestamp ", "stream '{"
@@ -167,6 +169,8 @@ def after_the_count() -> dict[str, tuple[str, int, str, Push]]:
         "hot stream last": ("hot", 429, entry, protobuf(*small(), hot())),
         "hot stream last, unsharded": ("hot-unsharded", 429, entry, protobuf(*small(), hot())),
         "hostile label": ("hot", 429, entry, protobuf(*small(), hot(1, ALL))),
+        # Ten lines of Loki's answer that name the stream twice: more than is read of it.
+        "an answer that is cut": ("hot", 429, entry, protobuf(long_named)),
         "hot stream first, all quiet": ("hot", 204, "", protobuf(hot(), *small())),
         "too many streams": ("streams", 429, "maximum active stream", protobuf(*small(5))),
         "policy blocked, 260": ("policy-260", 260, "ingestion blocked", blocked),
