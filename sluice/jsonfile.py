@@ -1,14 +1,14 @@
 """JSON objects in files: what a process must still know after a restart.
 
-Written by rename, so that a kill leaves the old or the new one, and synced before it, for a machine
-that comes back may bring the directory with it.
+A machine that lost its power may come back with the directory.
 """
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
+
+from sluice import durable
 
 log = logging.getLogger("sluice")
 
@@ -27,9 +27,4 @@ def read(path: Path) -> dict[str, Any]:
 
 def write(path: Path, value: dict[str, Any]) -> None:
     """Replace a file by a JSON object; OSError if it cannot be done, and then it is as it was."""
-    new = path.with_suffix(".new")
-    with new.open("wb") as file:
-        file.write(json.dumps(value, separators=(",", ":")).encode())
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    durable.replace(path, json.dumps(value, separators=(",", ":")).encode())

@@ -515,13 +515,27 @@ class Ledger:
         else:
             self._used_in[kind, row, cell] += size
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the file was removed or replaced; the next save() makes it again."""
+        return self._file.is_gone
+
     def save(self) -> None:
-        """Write a snapshot, unless nothing was booked since the last one."""
+        """Write a snapshot, unless nothing was booked since the last one.
+
+        Raises:
+            OSError: it cannot be written, or the file is gone and cannot be made again.
+        """
         with self._lock:
-            if self._changes == self._saved:
+            is_gone = self._file.is_gone
+            if self._changes == self._saved and not is_gone:
                 return
             changes = self._changes
             copied = self._file.copied(self._height)
+            if is_gone:
+                self._file.remake(copied)
+                self._rows = self._file.rows
+                self._cells = cells.Cells(self._rows)
         self._file.write_snapshot(copied)
         self._saved = changes
 

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sluice import ledger_snapshot, row_seal
+from sluice import durable, ledger_snapshot, row_seal
 from sluice.ledger_snapshot import (
     CRC,
     HEADER,
@@ -41,7 +41,6 @@ from sluice.ledger_snapshot import (
     packed_names,
     repair,
     sealed,
-    sync_directory,
     unsealed,
 )
 from sluice.ledger_snapshot import ROWS as ROWS
@@ -82,6 +81,14 @@ class MemoryRows(row_seal.SealedRows):
 
     def write_snapshot(self, found: LedgerCopy) -> None:
         """Nothing to write."""
+
+    @property
+    def is_gone(self) -> bool:
+        """Memory stays."""
+        return False
+
+    def remake(self, found: LedgerCopy) -> None:
+        """Never needed."""
 
     def close(self) -> None:
         """Nothing to close."""
@@ -132,7 +139,7 @@ class FileRows(row_seal.SealedRows):
         """Make sure that rows [0, rows) are on disk."""
         rows = -(-rows // STEP) * STEP
         if rows > self._reserved:
-            os.posix_fallocate(self._fd, 0, PAGE + rows * self._columns * 8)
+            os.posix_fallocate(self._fd, 0, self._row_at(rows))
             self._reserved = rows
 
     def write_names(self) -> None:
@@ -156,10 +163,35 @@ class FileRows(row_seal.SealedRows):
         """Write a copy of the rows in use beside the file, there also after a power loss."""
         ledger_snapshot.write(self._snapshot, found)
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the map has lost its name: what is stored to it then, no other process finds."""
+        try:
+            found = self._path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        return not os.path.samestat(found, os.fstat(self._fd))
+
+    def remake(self, found: LedgerCopy) -> None:
+        """Make the map again where it was, directory and all, with what `found` has.
+
+        `rows` and `journal` are other arrays from then on. OSError if it cannot be done; then all
+        is as it was.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if self._path.exists():
+            self._path.replace(self._path.with_suffix(".bad"))
+        old = self._fd
+        self._create(found)
+        os.close(old)
+
     def close(self) -> None:
         """Write everything to disk. Arrays taken from `rows` must not be used any more."""
         self._mmap.flush()
         self._unmap()
+
+    def _row_at(self, row: int) -> int:
+        return PAGE + row * self._columns * 8
 
     def _size(self) -> int:
         return self._tables + 2 * TABLE_ROOM
@@ -242,8 +274,7 @@ class FileRows(row_seal.SealedRows):
         return checked_names(payload, self._path)
 
     def _create(self, found: LedgerCopy) -> None:
-        new = self._path.with_suffix(".new")
-        with new.open("wb") as file:
+        with durable.replacing(self._path) as file:
             file.truncate(self._size())
             file.write(sealed(self._header(VERSION)))
             # With all that is known, so that a kill or a full disk leaves a whole file or none.
@@ -252,12 +283,12 @@ class FileRows(row_seal.SealedRows):
             file.seek(self._tables + found.sequence % 2 * TABLE_ROOM)
             file.write(table_of(found.sequence, found.names))
             file.flush()
-            os.fsync(file.fileno())
-        new.replace(self._path)
-        sync_directory(self._path.parent)
+            # Before it has its name: what is stored to a page without room ends the process.
+            reserved = -(-max(len(found.rows), 1) // STEP) * STEP
+            os.posix_fallocate(file.fileno(), 0, self._row_at(reserved))
         self._map()
         self._lend()
-        self._reserved = 0
+        self._reserved = reserved
         self._sequence = found.sequence
         self.names = dict(found.names)
         self.reserve(1 + max(self.names.values(), default=0))

@@ -11,7 +11,6 @@ and newer: see repair().
 """
 
 import json
-import os
 import struct
 import zlib
 from collections.abc import Iterable
@@ -21,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sluice import row_seal
+from sluice import durable, row_seal
 
 MAGIC = b"SLUICELG"
 VERSION = 2
@@ -104,13 +103,7 @@ def write(path: Path, found: LedgerCopy) -> None:
     table = packed_names(found.names)
     head = HEADER.pack(MAGIC, VERSION, len(found.rows), found.rows.shape[1], len(table))
     head += SEQUENCE.pack(found.sequence)
-    new = path.with_suffix(".new")
-    with new.open("wb") as file:
-        file.write(sealed(head + table + found.rows.tobytes()))
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-    sync_directory(path.parent)
+    durable.replace(path, sealed(head + table + found.rows.tobytes()))
 
 
 def repair(
@@ -158,15 +151,6 @@ def first_sealed(rows: Rows, names: Iterable[str]) -> Rows:
     rows[:, row_seal.OWNER] = np.where(can_be, owners, 0)
     rows[:, row_seal.CHANGED] = np.where(can_be, rows[:, 0], 0)
     return row_seal.sealed(rows, row_seal.weights(rows.shape[1]))
-
-
-def sync_directory(directory: Path) -> None:
-    """Have a file that was renamed into a directory be there after a power loss."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def packed_names(names: dict[str, int]) -> bytes:

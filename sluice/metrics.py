@@ -122,7 +122,12 @@ class PushMetrics(Metrics):
         is_node: bool = False,
     ) -> None:
         self.settled = SettledBytes() if settled is None else settled
-        own = (LedgerCollector(door, clock, is_node), StatusCollector(status, inside), self.settled)
+        own = (
+            LedgerCollector(door, clock, is_node),
+            StatusCollector(status, inside),
+            StateCollector(status),
+            self.settled,
+        )
         super().__init__(*own, *collectors)
         self._push = self._histogram("tco_push_duration_seconds", "Time to answer a push.")
         self._upstream = self._histogram(
@@ -339,6 +344,23 @@ class StatusCollector(Collector):
             "tco_clock_steps", "Jumps of the wall clock by over a minute.", status.clock_steps
         )
         yield GaugeMetricFamily("tco_pushes_in_flight", "Pushes being handled now.", self._inside())
+
+
+class StateCollector(Collector):
+    """Series of the files that a process writes."""
+
+    def __init__(self, status: api.Status) -> None:
+        self._state = status.state
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            "tco_state_write_failing",
+            "1 for a state file that could not be written when it was last tried.",
+            labels=["file"],
+        )
+        for name, fails in self._state.all().items():
+            family.add_metric([name], fails)
+        yield family
 
 
 class Watch(Protocol):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from sluice import budget, errors, forecast, usage
 from sluice.records import NotKept, Records
+from sluice.state_files import StateFiles
 
 
 class NotFound(errors.SluiceError):
@@ -33,6 +34,7 @@ class Status:
             is called for a sentence, "" when nothing is wrong.
         reloads: budgets read anew, by result: applied or refused.
         clock_steps: jumps of the wall clock by more than a minute.
+        state: the files that the process writes; one that cannot be written is a complaint.
     """
 
     not_ready: str = ""
@@ -43,6 +45,10 @@ class Status:
     complaints: dict[str, Callable[[], str]] = field(default_factory=dict)
     reloads: dict[str, int] = field(default_factory=lambda: {"applied": 0, "refused": 0})
     clock_steps: int = 0
+    state: StateFiles = field(default_factory=StateFiles)
+
+    def __post_init__(self) -> None:
+        self.complaints.setdefault("state", self.state.complaint)
 
     @property
     def missing(self) -> str:

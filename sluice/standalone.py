@@ -4,7 +4,6 @@ Budgets come from files; all but granian's supervisor live in its one worker, th
 too.
 """
 
-import contextlib
 import dataclasses
 import logging
 import time
@@ -41,7 +40,9 @@ class Standalone(service.Service):
         self._options = options
         port.check_port(options.dashboard_listen.host, options.dashboard_listen.port)
         self._sinks = sinks.open_all(options.notify, options.dashboard_url)
-        self._told = told.Told(told.FileStore(options.state_dir / "notified.json", time.time()))
+        self._told = told.Told(
+            told.FileStore(options.state_dir / "notified.json", time.time(), self.status.state)
+        )
         self._web: web.Web | None = None
         self._notifier: notifier.Notifier | None = None
         self._note(reading)
@@ -89,8 +90,7 @@ class Standalone(service.Service):
         self.chores.stop()
         # First of all: a sink that hangs, or a disk, must not cost it. Where it fails, the end of
         # all tries again, and says so.
-        with contextlib.suppress(OSError):
-            self.ledger.save()
+        self._save_ledger(at_once=True)
         try:
             if self._notifier is not None:
                 self._notifier.stop(SINKS_S)

@@ -121,7 +121,7 @@ class BudgetFiles:
             return replace(self._reading, changed=False)
         held, problems = self._merge(files)
         if first and not any(held.values()):
-            why = str(problems[0]) if problems else "no document in it"
+            why = str(problems[0])
             raise errors.BadBudget(f"{printable(self.path)}: no valid budget: {why}")
         self._files = self._merged = files
         return self._publish(held, problems)

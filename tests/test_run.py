@@ -58,7 +58,7 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Sluice]]:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "no valid budget: no document in it"),
+        ("", "holds no TeamBudget"),
         ("a: [b\n", "budgets.yaml:2: not YAML"),
         (yaml.safe_dump(SHOP).replace("1Gi", "1Gib"), "no valid budget: "),
         ("kind: ConfigMap\n", "no valid budget: "),

@@ -89,7 +89,7 @@ class Daemon(service.Service):
             self._api,
             self.ledger,
             self._others,
-            saved.Reported(options.state_dir / "report.json"),
+            saved.Reported(options.state_dir / "report.json", self.status.state),
             node=self._node,
             instance=self._instance,
             settings=options.pace,
@@ -222,9 +222,11 @@ class Daemon(service.Service):
             "budgets": self._budgets.dump(),
             "elsewhere": self._others.dump(),
         }
-        if table != self._saved:
-            jsonfile.write(self._table, table)
-            self._saved = table
+        # Again, too, where the whole directory was removed.
+        if table != self._saved or not self._table.exists():
+            with self.status.state.writing(self._table):
+                jsonfile.write(self._table, table)
+                self._saved = table
 
     def stop(self) -> None:
         """Report for the last time, and write everything down. After the last answer."""
@@ -237,10 +239,7 @@ class Daemon(service.Service):
             last = threading.Thread(target=self._reporter.final, name="final", daemon=True)
             last.start()
             last.join(timeout=FINAL_S)
-        try:
-            self._save()
-        except OSError as error:
-            log.error("%s cannot be written: %s", self._table, error)
+        self._save()
         super().stop()
 
 

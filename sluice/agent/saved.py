@@ -5,14 +5,12 @@ report.json  which object holds this node's counts, what it acknowledged, what w
 """
 
 import functools
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 
 from sluice import jsonfile, ledger, nodeusage
 from sluice.agent.earlier import Earlier
-
-log = logging.getLogger("sluice.agent")
+from sluice.state_files import StateFiles
 
 # More than the ledger keeps of any team; days sort before months.
 WINDOWS = 16
@@ -31,11 +29,14 @@ class Reported:
         earlier: the objects before this one.
         folded: the sums of those.
 
+    Args:
+        state: where it is said that the file cannot be written.
+
     Threads: one writes; others may read `acked`, which is replaced whole.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, state: StateFiles | None = None) -> None:
+        self._path, self._state = path, state or StateFiles()
         found = jsonfile.read(path)
         self.name = str(found.get("name") or "")
         self.uid = str(found.get("uid") or "")
@@ -105,10 +106,8 @@ class Reported:
             "sentSeq": self.sent_seq,
             "earlier": [[one.name, one.uid, one.counted] for one in self.earlier],
         }
-        try:
+        with self._state.writing(self._path):
             jsonfile.write(self._path, value)
-        except OSError as error:
-            log.error("%s cannot be written: %s", self._path, error)
 
 
 def _sum(earlier: Iterable[Earlier]) -> ledger.Counted:

@@ -71,6 +71,22 @@ def locked(directory: Path, wait: float = LOCK_WAIT_S) -> int:
             return descriptor
 
 
+def kept(directory: Path, descriptor: int) -> int:
+    """The lock on the directory, taken again if its file was removed; returns its descriptor.
+
+    Raises:
+        CannotStart: another process has it now, or it cannot be made.
+    """
+    try:
+        if os.path.samestat((directory / "lock").stat(), os.fstat(descriptor)):
+            return descriptor
+    except OSError:
+        pass
+    new = locked(directory, wait=0)
+    os.close(descriptor)
+    return new
+
+
 def die_with(parent: int) -> None:
     """Ask the kernel to kill this process when its parent dies."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -4,6 +4,8 @@ Built in the supervisor, so that mistakes end with exit code 2; alive in the wor
 and stop() run in.
 """
 
+import contextlib
+import errno
 import logging
 import math
 import time
@@ -33,6 +35,7 @@ log = logging.getLogger("sluice")
 SNAPSHOT_S = 10.0
 # How often certificates are looked at while no connection is made.
 FILES_S = 10.0
+LOOK_S = 1.0
 # Budgets that could not be put in force are tried again after so long.
 RETRY_S = 5.0
 
@@ -91,6 +94,7 @@ class Service:
             headers=dict(options.upstream_header),
             ca=str(options.upstream_ca) if options.upstream_ca else None,
         )
+        self._map = options.state_dir / "ledger.map"
         self.chores = chores.Chores(tick_s)
         # Set before start(), where there is more to show; see app.create_app().
         self.source = api.Source(lambda now: usage.rows(self.ledger, now))
@@ -125,7 +129,8 @@ class Service:
         self.reconciliation.start()
         clock = chores.ClockWatch(time.time, time.monotonic)
         self.chores.add(1.0, lambda: clock.look(self.status))
-        self.chores.add(SNAPSHOT_S, book.save)
+        self.chores.add(LOOK_S, self._look_at_ledger)
+        self.chores.add(SNAPSHOT_S, self._save_ledger)
         self.chores.start()
         return app.create_app(
             self.gate,
@@ -164,13 +169,48 @@ class Service:
     def _refusals(self) -> list[dict[str, object]]:
         return [{"budget": "", "error": self._refusal}] if self._refusal else []
 
+    def _look_at_ledger(self) -> None:
+        """Say at once that the ledger's file is gone; the next snapshot makes it again."""
+        with self.status.state.writing(self._map):
+            if self.ledger.is_gone:
+                raise FileNotFoundError(errno.ENOENT, "it was removed or replaced")
+
+    def _is_ledger_gone(self) -> bool:
+        with contextlib.suppress(OSError):
+            return self.ledger.is_gone
+        # What is wrong is said by the one who writes.
+        return False
+
+    def _save_ledger(self, *, at_once: bool = False) -> None:
+        """Write a snapshot, and the file where it is gone.
+
+        Args:
+            at_once: do not wait until it has been said that the file is gone.
+        """
+        state = self.status.state
+        if self._is_ledger_gone() and not state.reason(self._map.name) and not at_once:
+            return
+        with state.writing(self._map.with_suffix(".snapshot")):
+            try:
+                self._lock = serve.kept(self.options.state_dir, self._lock)
+            except port.CannotStart as error:
+                raise OSError(str(error)) from error
+            self.ledger.save()
+
     def stop(self) -> None:
         """Write everything down. In the worker, after the last answer."""
         self.chores.stop()
+        self._save_ledger(at_once=True)
+        is_gone = self._is_ledger_gone()
+        reason = self.status.state.reason(self._map.with_suffix(".snapshot").name)
         try:
             self.ledger.close()
         except OSError as error:
-            log.error("stopped; the ledger is written, but no snapshot of it: %s", error)
+            reason = reason or error.strerror or str(error)
+        if is_gone:
+            log.error("stopped; the ledger is lost, its file is gone: %s", reason)
+        elif reason:
+            log.error("stopped; the ledger is written, but no snapshot of it: %s", reason)
         else:
             log.info("stopped; the ledger is written")
 

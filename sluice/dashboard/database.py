@@ -2,19 +2,19 @@
 
 Rule 1: writing waits for no reader and reading for no writer (WAL); what was committed outlasts
 a killed process.
-Rule 2: what cannot be written is given up, and said once an hour; the next write tries anew.
+Rule 2: what cannot be written is given up, and said (state_files.py); the next write tries again.
 Rule 3: a file that cannot be trusted is set aside under another name, and a new one begun.
 """
 
 import contextlib
 import logging
-import math
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sluice import errors
+from sluice.state_files import StateFiles
 
 log = logging.getLogger("sluice.dashboard")
 
@@ -26,8 +26,6 @@ BUSY_S = 5.0
 LOG_BYTES = 16 * 2**20
 # Of its pages in memory: a minute's rows stand together.
 CACHE_KIB = 512
-# A disk that is full now may take a little in a minute.
-SILENCE_S = 3600.0
 # Damaged files that are kept: a bad disk must not fill up with them.
 DAMAGED_KEPT = 3
 # Source: https://www.sqlite.org/rescode.html, "Primary Result Codes versus Extended".
@@ -45,15 +43,16 @@ class Database:
     Args:
         schema: statements that make the tables.
         version: of the schema; a file of another one is not understood.
+        state: where it is said what cannot be written.
 
     Threads: any number; they write one after the other.
     """
 
-    def __init__(self, path: Path, schema: str, version: int) -> None:
+    def __init__(self, path: Path, schema: str, version: int, state: StateFiles) -> None:
         self._path, self._schema, self._version = path.absolute(), schema, version
         self._lock = threading.Lock()
         self._writer: sqlite3.Connection | None = None
-        self._complained, self._has_complaint = -math.inf, False
+        self._state = state
         # What a reader found in the file of this generation: each one set aside begins another.
         self._damage = ""
         self._generation = 0
@@ -76,9 +75,9 @@ class Database:
                     self._transact(change)
             except (sqlite3.Error, OSError, Damaged) as error:
                 self._disconnect()
-                self._complain(f"{self._path} cannot be written: {error}", now)
+                self._state.failed(self._path, str(error))
                 return False
-            self._complain("", now)
+            self._state.written(self._path)
             return True
 
     @contextlib.contextmanager
@@ -181,15 +180,6 @@ class Database:
         for old in whole[: max(0, len(whole) + 1 - DAMAGED_KEPT)]:
             for end in ("-wal", "-shm", ""):
                 old.with_name(old.name + end).unlink(missing_ok=True)
-
-    def _complain(self, complaint: str, now: float) -> None:
-        """Say that there is one, or no more; not again and again while it comes and goes."""
-        if complaint and not 0 <= now - self._complained < SILENCE_S:
-            self._complained, self._has_complaint = now, True
-            log.warning("%s; it is tried again each time", complaint)
-        elif self._has_complaint and not complaint:
-            self._has_complaint = False
-            log.info("%s is written again", self._path)
 
 
 @contextlib.contextmanager

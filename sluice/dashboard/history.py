@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sluice import columns, usage, window
+from sluice import columns, state_files, usage, window
 from sluice.dashboard import counted, database, thin
 from sluice.records import Event, Place, Point
 
@@ -91,12 +91,15 @@ class History:
     Args:
         path: the file; made by the first record() or note().
         days: how long history is kept.
+        state: where it is said what cannot be written.
 
     Threads: any number may read; one calls record(), any number note().
     """
 
-    def __init__(self, path: Path, *, days: int = DAYS) -> None:
-        self._file = database.Database(path, SCHEMA, VERSION)
+    def __init__(
+        self, path: Path, *, days: int = DAYS, state: state_files.StateFiles | None = None
+    ) -> None:
+        self._file = database.Database(path, SCHEMA, VERSION, state or state_files.StateFiles())
         self._days = days
         self._sizes = np.zeros(0, np.int64)
 

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 
-from sluice import api, errors, port, records, settings, usage
+from sluice import api, errors, metrics, port, records, settings, usage
 from sluice.dashboard import cluster, history, web
 from sluice.kube import client, informer
 
@@ -55,7 +55,7 @@ class Dashboard:
             options.listen,
             status,
             past=self._past,
-            collectors=[cluster.WatchCollector(self._watch)],
+            collectors=[cluster.WatchCollector(self._watch), metrics.StateCollector(status)],
         )
         self._stopping = threading.Event()
 

@@ -72,7 +72,7 @@ class Web:
         self._forecasts = options.state_dir / "forecast.json"
         self.outlooks = forecast.Outlooks()
         self._resume()
-        self.history = history.History(options.state_dir / "history.db")
+        self.history = history.History(options.state_dir / "history.db", state=status.state)
         remote = prometheus.Prometheus(options.prometheus_url) if options.prometheus_url else None
         self.source = api.Source(
             rows, self.outlooks, past(self.history, remote), options.cost_per_gib
@@ -138,7 +138,5 @@ class Web:
         self.history.record(self._rows(now), now, sizes=sizes, kept=self._kept)
 
     def _save(self) -> None:
-        try:
+        with self._status.state.writing(self._forecasts):
             jsonfile.write(self._forecasts, self.outlooks.dump())
-        except OSError as error:
-            log.warning("%s cannot be written: %s", self._forecasts, error.strerror or error)

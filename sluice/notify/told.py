@@ -19,6 +19,7 @@ from sluice import errors, jsonfile, window
 from sluice.columns import DAY
 from sluice.notify.change import FORECAST, NOTHING, Said
 from sluice.policy import Action
+from sluice.state_files import StateFiles
 
 log = logging.getLogger("sluice.notify")
 
@@ -115,13 +116,14 @@ class FileStore:
 
     Args:
         now: epoch seconds; what was said KEEP_S before is left out.
+        state: where it is said that the file cannot be written.
 
     Raises:
         SluiceError: the file is there and cannot be read.
     """
 
-    def __init__(self, path: Path, now: float) -> None:
-        self._path = path
+    def __init__(self, path: Path, now: float, state: StateFiles | None = None) -> None:
+        self._path, self._state = path, state or StateFiles()
         self._kept: dict[str, Sayings] = {
             key: recent
             for key, sayings in self._read().items()
@@ -136,7 +138,13 @@ class FileStore:
         """See Store; OSError if the file cannot be written."""
         self._kept |= sayings
         teams = {key: items for key, said in self._kept.items() if (items := as_status(said))}
-        jsonfile.write(self._path, {"teams": teams})
+        try:
+            jsonfile.write(self._path, {"teams": teams})
+        except OSError as error:
+            # Told logs it, as that of every store.
+            self._state.failed(self._path, error.strerror or str(error), quiet=True)
+            raise
+        self._state.written(self._path)
 
     def _read(self) -> dict[str, Sayings]:
         try:
