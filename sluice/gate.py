@@ -50,8 +50,8 @@ class Scratch:
         self._new_rows()
 
     def _new_rows(self) -> None:
-        self.stream: Int64s = np.zeros((256, STREAM_COLUMNS), np.int64)
-        self.entry: Int64s = np.zeros((4096, ENTRY_COLUMNS), np.int64)
+        self.stream = rows_of(256, STREAM_COLUMNS)
+        self.entry = rows_of(4096, ENTRY_COLUMNS)
 
     def begin(self, claim: memory.Claim | None) -> None:
         """Count what is used from now on in this claim."""
@@ -317,10 +317,10 @@ class Gate:
             more = needed // 4 if needed <= IDLE_BYTES else 0
             if streams > len(scratch.stream):
                 rows = streams + more // STREAM_BYTES
-                scratch.stream = np.zeros((rows, STREAM_COLUMNS), np.int64)
+                scratch.stream = rows_of(rows, STREAM_COLUMNS)
             if entries > len(scratch.entry):
                 rows = entries + more // ENTRY_BYTES
-                scratch.entry = np.zeros((rows, ENTRY_COLUMNS), np.int64)
+                scratch.entry = rows_of(rows, ENTRY_COLUMNS)
 
     def _forwarded(
         self,
@@ -330,7 +330,7 @@ class Gate:
         filtered: tuple[Int64s, Int64s, npt.NDArray[np.uint8]] | None,
         scratch: Scratch,
         claim: memory.Claim,
-    ) -> tuple[bytes | bytearray, str]:
+    ) -> tuple[loki.Body, str]:
         """What goes on, and its Content-Encoding; `filtered` has rows and outcomes, or is None."""
         view = decoded.view
         if filtered is None:
@@ -347,8 +347,13 @@ class Gate:
             view.release()
             scratch.decoded.trim(IDLE_BYTES)
         claim.take(loki.encoded_max(size))
-        with memoryview(out)[:size] as kept:
-            return loki.encode(kept, dialect, compressed=bool(decoded.encoding))
+        return loki.encode(out[:size], dialect, compressed=bool(decoded.encoding))
+
+
+def rows_of(n: int, columns: int) -> Int64s:
+    """int64 [n, columns] for a scan to write, in memory that is given back when it is let go."""
+    rows: Int64s = np.frombuffer(loki.new_buffer(8 * n * columns), np.int64)
+    return rows.reshape(n, columns)
 
 
 def new_ledger(drop_unbudgeted: bool) -> ledger.Ledger:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sluice import columns, ledger, memory
+from sluice.wire import loki
 
 Int64s = npt.NDArray[np.int64]
 
@@ -48,7 +49,7 @@ class Judgement:
         self._ledger: ledger.Ledger | None = book
         self._claim = claim
         self.share, self.received, self.tally = share, received, tally
-        self.body: bytes | bytearray | None = None
+        self.body: loki.Body | None = None
         self.encoding = ""
         self.by_app: Callable[[], None] = lambda: None
 

@@ -245,7 +245,8 @@ def test_a_bomb_stops_at_the_limit(encoding, bomb, dialect, peak):
         decode(bomb, encoding, dialect, 4 * MIB, scratch)
     # the output, a chunk of it, and what Python allocates in advance
     assert peak() < 7 * MIB
-    assert len(scratch.room(0)) <= 4 * MIB
+    # half as much again as was needed, of which only that was written to
+    assert len(scratch.room(0)) <= 6 * MIB
 
 
 def test_a_snappy_bomb_in_gzip_is_refused_by_what_it_declares():
@@ -423,7 +424,7 @@ def test_a_scratch_grows_shrinks_only_when_told_and_leaves_old_views_readable():
     scratch = loki.Scratch()
     first = loki.decode(snappy(PUSH), "", Dialect.PROTOBUF, LIMIT, scratch).view
     buffer = scratch.room(10)
-    assert scratch.room(len(PUSH)) is buffer
+    assert scratch.room(len(PUSH)).obj is buffer.obj
     assert len(scratch.room(MIB)) >= MIB
     assert bytes(first) == PUSH
     large = loki.decode(gzip.compress(bytes(MIB + 5)), "gzip", Dialect.JSON, LIMIT, scratch).view

@@ -6,14 +6,13 @@ from typing import Protocol
 
 from sluice import errors, judgement, metrics
 from sluice.agent import answer, upstream
+from sluice.wire import loki
 
 
 class Sender(Protocol):
     """Whoever takes pushes: upstream.Upstream, or a stand-in."""
 
-    def send(
-        self, target: str, body: bytes | bytearray, headers: Mapping[str, str]
-    ) -> upstream.Reply:
+    def send(self, target: str, body: loki.Body, headers: Mapping[str, str]) -> upstream.Reply:
         """Send one push; raises Unavailable where there is no answer."""
 
 
@@ -25,7 +24,7 @@ class BadUpstream(errors.SluiceError):
 
 def forward(
     judged: judgement.Judgement,
-    body: bytes | bytearray,
+    body: loki.Body,
     target: str,
     headers: Mapping[str, str],
     sender: Sender,

@@ -14,6 +14,7 @@ Source: Go's compress/gzip and compress/flate as Loki 3.7.8 uses them; RFC 1950,
 """
 
 import contextlib
+import mmap
 import zlib
 from typing import NamedTuple
 
@@ -37,6 +38,18 @@ DICTIONARY_ID_BYTES = (0, 1, 2, 4)
 SINGLE_SEGMENT = 0x20
 
 
+# From this size on a buffer is mapped by itself. In malloc's heap, where buffers of megabytes lie
+# between label strings that are kept, 14 pushes left 76 MiB behind that were never given back.
+MAPPED_LEAST = 1 << 18
+
+
+def new_buffer(n: int) -> bytearray | mmap.mmap:
+    """Zeroed memory of `n` bytes; of a large one, pages that are not written to cost nothing."""
+    if n < MAPPED_LEAST:
+        return bytearray(n)
+    return mmap.mmap(-1, n, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
 class Scratch:
     """A buffer that grows with its largest use and is used again and again.
 
@@ -47,7 +60,7 @@ class Scratch:
     """
 
     def __init__(self, claim: memory.Claim | None = None) -> None:
-        self._buffer = bytearray()
+        self._buffer: bytearray | mmap.mmap = bytearray()
         self.begin(claim)
 
     def begin(self, claim: memory.Claim | None) -> None:
@@ -64,7 +77,7 @@ class Scratch:
                 self._claim.take(n - self._held)
             self._held = n
 
-    def room(self, n: int, beside: int = 0) -> bytearray:
+    def room(self, n: int, beside: int = 0) -> memoryview:
         """At least `n` bytes to write to. What was in it is gone.
 
         Args:
@@ -77,8 +90,8 @@ class Scratch:
         if len(self._buffer) < n:
             # Let go of the old one first. Views of it stay readable.
             self._buffer = bytearray()
-            self._buffer = bytearray(n)
-        return self._buffer
+            self._buffer = new_buffer(n)
+        return memoryview(self._buffer)
 
     def view(self, n: int) -> memoryview:
         """The first `n` bytes, read only, valid until the next use."""
@@ -91,19 +104,24 @@ class Scratch:
             TooLarge, Unavailable: see memory.Claim.take().
         """
         end = at + len(chunk)
-        # A bytearray takes an eighth more than it needs when it grows; and there is the chunk.
-        self._hold(end + (end >> 3) + len(chunk))
-        try:
-            self._buffer[at:end] = chunk
-        except BufferError:
-            # Somebody still holds a view, so it cannot grow in place.
-            self._buffer = self._buffer[:at] + chunk
+        self._hold(end + len(chunk))
+        if end > len(self._buffer):
+            self._grow(at, end + end // 2)
+        self._buffer[at:end] = chunk
 
-    def detached(self, n: int) -> bytearray:
+    def _grow(self, kept: int, n: int) -> None:
+        if isinstance(self._buffer, mmap.mmap):
+            # Somebody may still hold a view, so that it cannot grow in place.
+            with contextlib.suppress(BufferError):
+                self._buffer.resize(n)
+                return
+        old, self._buffer = self._buffer, new_buffer(n)
+        self._buffer[:kept] = old[:kept]
+
+    def detached(self, n: int) -> memoryview:
         """The first `n` bytes, which belong to the caller; the scratch is empty then."""
         buffer, self._buffer = self._buffer, bytearray()
-        del buffer[n:]
-        return buffer
+        return memoryview(buffer)[:n]
 
     def trim(self, keep: int) -> None:
         """Give the memory back if it is more than `keep` bytes."""
@@ -237,10 +255,10 @@ def _unzstd(body: bytes, bound: Bound, scratch: Scratch) -> int:
     return size
 
 
-def _unzstd_into(body: bytes, buffer: bytearray, limit: int) -> int | None:
+def _unzstd_into(body: bytes, buffer: memoryview, limit: int) -> int | None:
     """The number of bytes decoded, or None if there are more than fit."""
     try:
-        size: int = cramjam.zstd.decompress_into(body, memoryview(buffer)[:limit])
+        size: int = cramjam.zstd.decompress_into(body, buffer[:limit])
     except cramjam.DecompressionError as error:
         if "whole buffer" in str(error):
             return None
