@@ -10,6 +10,7 @@ from sluice.agent.certificates import Certificates
 from sluice.agent.destination import Destination, Proxy
 from sluice.agent.http_response import PLAIN_204, BadAnswer, Reader, Reply
 from sluice.settings import Address
+from sluice.wire import loki
 
 RECEIVE = 16 * 1024
 # What sending or receiving raises when the other side has closed the connection.
@@ -132,7 +133,7 @@ class Connection:
         poll.register(sock, select.POLLIN | select.POLLHUP)
         return not poll.poll(0)
 
-    def exchange(self, head: bytes, body: bytes | bytearray) -> Reply:
+    def exchange(self, head: bytes, body: loki.Body) -> Reply:
         """Send a request and receive its answer; closes what is not to be used again.
 
         Raises:
@@ -162,7 +163,7 @@ class Connection:
             self.close()
         return reply
 
-    def send(self, head: bytes, body: bytes | bytearray) -> None:
+    def send(self, head: bytes, body: loki.Body) -> None:
         """Send a request; over plain TCP in one piece, as far as the kernel takes it."""
         sent = 0
         if not isinstance(self.sock, ssl.SSLSocket):

@@ -22,6 +22,7 @@ from sluice.agent.http_response import BadAnswer
 from sluice.agent.http_response import Reply as Reply
 from sluice.agent.upstream_state import UpstreamState, wants_tls, why_not_taken
 from sluice.settings import Address
+from sluice.wire import loki
 
 log = logging.getLogger("sluice.agent")
 
@@ -119,7 +120,7 @@ class Upstream:
         """Where a push that came in on `target` goes: dialect and query stay as they were."""
         return self._to.target_for(target)
 
-    def send(self, target: str, body: bytes | bytearray, headers: Mapping[str, str]) -> Reply:
+    def send(self, target: str, body: loki.Body, headers: Mapping[str, str]) -> Reply:
         """POST `body`; `target` is the path and query it came in on.
 
         Raises:
@@ -149,7 +150,7 @@ class Upstream:
             self.state.taken()
         return reply
 
-    def _exchange(self, head: bytes, body: bytes | bytearray, deadline: float) -> Reply:
+    def _exchange(self, head: bytes, body: loki.Body, deadline: float) -> Reply:
         """Send a push and receive the answer.
 
         Upstream may close an idle connection just when a push is on its way. Nothing of the push
