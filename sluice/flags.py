@@ -393,6 +393,13 @@ AGENT_OPTIONS = (
         help="Seconds to wait for budgets, when there is no saved table, before all passes.",
     ),
     option(
+        "--budgets-grace",
+        type=FloatRange(0, 604_800),
+        default=3600.0,
+        help="Seconds for which the last known budgets stay in force when all of them, or their"
+        " CRD, are gone from the cluster.",
+    ),
+    option(
         "--report-floor",
         type=FloatRange(0.1, 3600),
         default=2.0,

@@ -141,6 +141,7 @@ class Agent(Serving):
     system_namespace: str | None
     node_name: str | None
     start_grace: float
+    budgets_grace: float
     report_floor: float
     report_ceiling: float
     heartbeat: float

@@ -11,6 +11,7 @@ Threads: the informer's, the reporter's, the housekeeper's, and those that answe
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 import uuid
@@ -18,7 +19,7 @@ import uuid
 import flask
 
 from sluice import api, budget, jsonfile, port, settings, usage
-from sluice.agent import budgets, elsewhere, report, saved, series, serve, service
+from sluice.agent import budgets, elsewhere, notice, report, saved, series, serve, service
 from sluice.kube import client, informer
 from sluice.table import SYSTEM_NAMESPACE
 
@@ -31,6 +32,8 @@ SAVE_S = 10.0
 # The process must be gone in ten seconds, pushes in flight included.
 JOIN_S, FINAL_S = 2.0, 3.0
 RETRY_S = 5.0
+# For how long reports may be forbidden before the agent is not ready; never above --stale-after.
+FORBIDDEN_S = 120.0
 # Of --stale-after: when a watch on which nothing happens is renewed.
 RENEWED = (0.5, 0.8)
 
@@ -54,7 +57,7 @@ class Daemon(service.Service):
         self._options = options
         self._instance = identity.pod_uid or str(uuid.uuid4())
         self._others = elsewhere.Elsewhere()
-        self._budgets = budgets.Budgets(self._others)
+        self._budgets = budgets.Budgets(self._others, grace=options.budgets_grace)
         super().__init__(
             options,
             None,
@@ -72,15 +75,17 @@ class Daemon(service.Service):
     def _resume(self) -> None:
         """Begin with the table of an earlier process, if there is one."""
         table = jsonfile.read(self._table)
+        self._has_resumed = False
         try:
-            self._budgets.load(table["budgets"])
+            self._budgets.load(table)
             self._others.load(table["elsewhere"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if table:
                 log.warning("%s is left out: %r", self._table, error)
             return
+        self._has_resumed = True
         log.info("%d budgets from the last run", len(self._budgets))
-        self._load(self._budgets.take() or [])
+        self._load(self._budgets.all())
 
     def _attach(self) -> None:
         """Make what talks to the API server; nothing is said to it yet."""
@@ -102,20 +107,28 @@ class Daemon(service.Service):
         self._informer = informer.Informer(
             self._api, "teambudgets", self._budgets.handle, pace=rhythm
         )
-        self._has_synced = self._is_behind = False
+        self._has_synced = False
+        self._is_behind = self._has_resumed and bool(self.status.not_ready)
+        self._vanished = ""
+        self._has_told_forbidden = False
         self._saved: dict[str, object] = {}
         self._stopping = threading.Event()
         self._reports = threading.Thread(target=self._report, name="reports", daemon=True)
         self.status.parts["cluster"] = self._health
+        self.status.complaints["cluster"] = lambda: self._vanished or self._may_not_report()
+        self.status.waits_for = self._may_not_report
         self.source = api.Source(lambda now: usage.rows(self.ledger, now, self._others))
         self.is_node = True
-        self.collectors = [series.ClusterCollector(self._informer, self._reporter, self._others)]
+        self.collectors = [
+            series.ClusterCollector(self._informer, self._reporter, self._others, self._budgets)
+        ]
 
     def start(self) -> flask.Flask:
         """Begin to watch, to report and to keep house; returns what to serve. In the worker."""
         self._started_at = time.monotonic()
         self.chores.add(TICK_S, self._follow)
         self.chores.add(LOOK_S, self._look)
+        self.chores.add(LOOK_S, self._tell_forbidden)
         self.chores.add(SAVE_S, self._save)
         self.chores.add(SAVE_S, self._watch_ca)
         self._informer.start()
@@ -126,10 +139,13 @@ class Daemon(service.Service):
 
     def _follow(self) -> None:
         """Have the gate follow what the informer has brought."""
-        if self._informer.synced.is_set():
-            if not self._has_synced:
-                self._budgets.settle()
-                self._has_synced = self._is_behind = True
+        if self._informer.synced.is_set() and not self._has_synced:
+            self._budgets.settle()
+            self._has_synced = self._is_behind = True
+        # Before they are taken: not for a moment may all be gone.
+        self._budgets.look(is_missing=self._informer.is_missing)
+        self._say_what_vanished()
+        if self._has_synced or self._has_resumed:
             if self._budgets.take() is not None:
                 self._is_behind = True
             if self._is_behind:
@@ -144,6 +160,15 @@ class Daemon(service.Service):
         elif self.status.not_ready:
             self._wait_for_table()
         self.ledger.redraw(self._others.changed())
+
+    def _say_what_vanished(self) -> None:
+        """Log once that budgets are missing in the cluster, and once that it is over."""
+        words, before = self._budgets.complaint(), self._vanished
+        self._vanished = words
+        if words and not before:
+            log.error("%s", words)
+        elif before and not words:
+            log.warning("budgets in force are those of the cluster again: %d", len(self._budgets))
 
     def _load(self, found: list[budget.Budget]) -> bool:
         self.ledger.drop_unbudgeted = self._drop_unbudgeted
@@ -175,6 +200,34 @@ class Daemon(service.Service):
                 # The outermost loop of this thread: nobody would notice its end.
                 log.exception("reporting failed")
                 self._stopping.wait(RETRY_S)
+
+    def _may_not_report(self) -> str:
+        """Why this agent is not ready: it would enforce limits for itself alone, unseen."""
+        since = self._reporter.forbidden_since
+        grace = min(FORBIDDEN_S, self._options.pace.stale)
+        if since is None or time.monotonic() - since < grace:
+            return ""
+        return f"this agent may not report what it counts: {self._reporter.complaint}"
+
+    def _tell_forbidden(self) -> None:
+        """Make an Event, once, of an agent that may not report."""
+        why = self._may_not_report()
+        if why and not self._has_told_forbidden:
+            self._has_told_forbidden = True
+            log.error("%s", why)
+            # Not in this thread: budgets are followed here.
+            threading.Thread(target=self._make_event, args=(why,), daemon=True).start()
+
+    def _make_event(self, why: str) -> None:
+        identity = self._api.identity()
+        namespace = identity.namespace or self._options.system_namespace or SYSTEM_NAMESPACE
+        pod, uid = socket.gethostname().lower(), identity.pod_uid
+        event = notice.may_not_report(pod, uid, namespace, self._node, why, time.time())
+        try:
+            self._api.create_event(namespace, event)
+        except client.ApiError as error:
+            # The readiness, the log and a metric say the same.
+            log.warning("no Event of it: %s", error.message)
 
     def _end(self) -> None:
         """Have the supervisor end this process as SIGTERM does."""
@@ -216,12 +269,9 @@ class Daemon(service.Service):
 
     def _save(self) -> None:
         """Save the table, if it is another than the one saved."""
-        if not self._has_synced:
+        if not (self._has_synced or self._has_resumed):
             return
-        table: dict[str, object] = {
-            "budgets": self._budgets.dump(),
-            "elsewhere": self._others.dump(),
-        }
+        table: dict[str, object] = {**self._budgets.dump(), "elsewhere": self._others.dump()}
         # Again, too, where the whole directory was removed.
         if table != self._saved or not self._table.exists():
             with self.status.state.writing(self._table):

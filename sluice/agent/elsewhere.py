@@ -196,10 +196,9 @@ class Elsewhere:
         return None if oldest is None else nodeusage.size_of(oldest, name, key)
 
     def forget(self, key: str) -> None:
-        """A budget is gone; what was heard of its windows stands, for it may come back."""
+        """A budget is gone; what was heard of it stands, for it may come back or stay in force."""
         with self._lock:
             self._statuses.pop(key, None)
-            self._nodes.pop(key, None)
             self._pending.discard(key)
             self._lives[key] += 1
 

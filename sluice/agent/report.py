@@ -83,6 +83,8 @@ class Reporter:
             counts; None before the first time.
         counters: reports by result, for /metrics.
         complaint: why the last try failed, or "".
+        forbidden_since: by `monotonic`, since when the API server has answered every report of
+            this process with 403; None if it took one, or the last try had another end.
     """
 
     def __init__(
@@ -128,6 +130,8 @@ class Reporter:
         self.acknowledged_at: float | None = None
         self.counters = {"acknowledged": 0, "conflict": 0, "refused": 0, "unanswered": 0}
         self.complaint = ""
+        self.forbidden_since: float | None = None
+        self._may_report = False
 
     def run(self, stopping: threading.Event) -> None:
         """Report until told to stop."""
@@ -174,6 +178,7 @@ class Reporter:
         except client.ApiError as error:
             self.counters["unanswered" if isinstance(error, client.Unreachable) else "refused"] += 1
             complaint, wait_s = error.message, error.retry_after_s
+            self._note_end(error)
         self.complaint = complaint
         backoff_s = min(BACKOFF_MAX_S, 2 * BACKOFF_S * 2 ** min(self._failures, 5))
         # Half of it sure, half by chance: never longer than said, never all nodes at once.
@@ -183,6 +188,14 @@ class Reporter:
         self._failures += 1
         self._not_before = self._monotonic() + wait_s
         return False
+
+    def _note_end(self, error: client.ApiError) -> None:
+        """Note whether this process may report at all."""
+        if self._may_report or not isinstance(error, client.Forbidden):
+            # An API server that is away, or takes nothing now, says nothing of our rights.
+            self.forbidden_since = None
+        elif self.forbidden_since is None:
+            self.forbidden_since = self._monotonic()
 
     def _report(self, *, final: bool) -> bool:
         """One report; False where the object is another than we thought: try again."""
@@ -225,6 +238,7 @@ class Reporter:
             raise
         self.counters["acknowledged"] += 1
         self._object, self._shown = answer, {}
+        self._may_report, self.forbidden_since = True, None
         self._acknowledged(answer, counted, self._instance)
         self._inherited = None
         self._due.reported(self._monotonic(), told)

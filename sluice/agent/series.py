@@ -6,16 +6,21 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from sluice import metrics
-from sluice.agent import elsewhere, report
+from sluice.agent import budgets, elsewhere, report
 
 
 class ClusterCollector(Collector):
     """What the agent told and heard, read when somebody asks."""
 
     def __init__(
-        self, watch: metrics.Watch, reporter: report.Reporter, others: elsewhere.Elsewhere
+        self,
+        watch: metrics.Watch,
+        reporter: report.Reporter,
+        others: elsewhere.Elsewhere,
+        held: budgets.Budgets,
     ) -> None:
         self._watch, self._reporter, self._others = watch, reporter, others
+        self._budgets = held
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         reports = CounterMetricFamily(
@@ -29,6 +34,16 @@ class ClusterCollector(Collector):
             "tco_budgets_synced",
             "1 once the budgets were read from the API server; 0: those of the last run, or none.",
             self._watch.synced.is_set(),
+        )
+        yield GaugeMetricFamily(
+            "tco_budgets_held",
+            "Budgets in force that the cluster does not have any more: all vanished at once.",
+            self._budgets.held(),
+        )
+        yield GaugeMetricFamily(
+            "tco_reports_forbidden",
+            "1 while the API server answers every report of this agent since its start with 403.",
+            self._reporter.forbidden_since is not None,
         )
         yield GaugeMetricFamily(
             "tco_stale_teams",

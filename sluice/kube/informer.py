@@ -117,6 +117,8 @@ class Informer:
         self.revision = 0
         # While a new list is being handed over: what was handed over is of no one moment.
         self.is_listing = False
+        # The API server does not know the kind: its CRD is deleted, or not there yet.
+        self.is_missing = False
         # Lists after the first, watches opened, failed tries, exceptions of the handler.
         self.relists = 0
         self.watches = 0
@@ -150,6 +152,7 @@ class Informer:
                 self._follow(self._version or "")
                 pause_s = self._pause_after(None)
             except client.ApiError as error:
+                self.is_missing = isinstance(error, client.NotFound)
                 pause_s = self._pause_after(error)
             # The outermost loop of this thread: nobody would notice its end.
             except Exception as error:
@@ -163,7 +166,7 @@ class Informer:
         version: str | None = None
         fresh: dict[str, client.Object] = {}
         for page in self._api.pages(self._plural, self._name):
-            self.last_contact = self._clock()
+            self.last_contact, self.is_missing = self._clock(), False
             version = version or str(page["metadata"]["resourceVersion"])
             fresh.update((_key(raw), raw) for raw in page["items"])
         self.is_listing = True
@@ -205,6 +208,7 @@ class Informer:
 
     def _heard(self) -> None:
         """Note a sign of life."""
+        self.is_missing = False
         self.last_contact = self._clock()
         if self._said:
             log.info("watch of %s: in touch again after %d tries", self._plural, self._misses)

@@ -24,6 +24,7 @@ ALLOWED: dict[str, dict[str, frozenset[str]]] = {
         BUDGETS: READ,
         USAGE: frozenset({"get", "create"}),
         f"{USAGE}/status": CHANGE,
+        EVENTS: frozenset({"create"}),
     },
     "sluice-controller": {
         BUDGETS: READ,
@@ -79,8 +80,9 @@ def may(cluster: Cluster, token: str, verb: str, resource: str, namespace: str) 
 
 
 def expected(account: str, resource: str, namespace: str) -> frozenset[str]:
-    # The lease is in Sluice's own namespace, all else in every one.
-    if resource.startswith(LEASES) and namespace != SYSTEM_NAMESPACE:
+    # The lease and an agent's own Events are in Sluice's own namespace, all else in every one.
+    is_own = resource.startswith(LEASES) or (account, resource) == ("sluice-agent", EVENTS)
+    if is_own and namespace != SYSTEM_NAMESPACE:
         return frozenset()
     rows = ALLOWED[account]
     return rows.get(resource, rows.get(resource.partition("[")[0], frozenset()))
