@@ -439,8 +439,9 @@ SERVING_OPTIONS = (
     option(
         "--upstream-timeout",
         type=FloatRange(0.1, 600),
-        default=8.0,
-        help="Seconds for a whole exchange; shippers give up after 10.",
+        default=30.0,
+        help="Seconds for a whole exchange. Loki itself gives up after 30; what is given up earlier"
+        " may have been stored, and comes again.",
     ),
     option(
         "--upstream-ca",

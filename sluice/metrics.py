@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from sluice import api, assign, columns, errors, gate, usage
 from sluice.policy import Action
 
-BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 TEAM = ["team", "namespace"]
 # Making pages may take a fifth of the time, or a page may be a second old.
 PAGE_SHARE, PAGE_S = 0.2, 1.0

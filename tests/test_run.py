@@ -310,6 +310,17 @@ def test_told_to_stop_it_ends_what_it_began_and_writes_down_the_rest(sluice, ups
     assert server.teams()["shop"]["currentUsage"] == 6000
 
 
+@pytest.mark.slow
+def test_an_answer_that_comes_late_is_waited_for_and_nothing_comes_again(sluice, upstream):
+    """Given up after 8 s, what Loki stored was refunded, and sent again by every shipper."""
+    server = sluice([SHOP], upstream.url)
+    upstream.control("slow:9")
+    assert server.send(small(0), timeout=20).status == 204
+    assert upstream.count()["requests"] == 1
+    assert server.teams()["shop"]["currentUsage"] == 1000
+    assert server.metric("tco_upstream_settled_bytes_total", settlement="unanswered") == 0
+
+
 def test_a_snapshot_that_cannot_be_written_does_not_keep_the_rest_from_being(sluice, upstream):
     server = sluice([SHOP], upstream.url)
     assert server.send(small(0)).status == 204

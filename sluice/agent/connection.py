@@ -1,10 +1,12 @@
 """A connection to upstream: TCP, a proxy's tunnel and TLS, all of it within one deadline."""
 
+import contextlib
 import random
 import select
 import socket
 import ssl
 import time
+from collections.abc import Callable
 
 from sluice.agent.certificates import Certificates
 from sluice.agent.destination import Destination, Proxy
@@ -39,6 +41,7 @@ class Connection:
         deadline: monotonic seconds by which it must stand, and by which an exchange must be over;
             set for each exchange. A socket's own timeout begins again with every byte.
         ends_at: monotonic seconds after which it is not to be used any more.
+        note: called with the connection before it is made, so that another thread can abort() it.
 
     Raises:
         OSError: not in time, or not at all; so do all methods.
@@ -51,13 +54,17 @@ class Connection:
         proxy: Proxy | None,
         deadline: float,
         ends_at: float,
+        note: Callable[["Connection"], None] = lambda _: None,
     ) -> None:
         self.deadline, self.ends_at = deadline, ends_at
         self._is_used = False
-        self.sock = (
-            self._connect(proxy.host, proxy.port) if proxy else self._connect(to.host, to.port)
-        )
+        self.sock = socket.socket()
         try:
+            note(self)
+            if proxy:
+                self._connect(proxy.host, proxy.port)
+            else:
+                self._connect(to.host, to.port)
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if tls is not None:
                 if proxy:
@@ -67,8 +74,8 @@ class Connection:
             self.close()
             raise
 
-    def _connect(self, host: str, port: int) -> socket.socket:
-        """A socket to the first address that answers; each has its share of the time left.
+    def _connect(self, host: str, port: int) -> None:
+        """Connect to the first address that answers; each has its share of the time left.
 
         A service's pods are all of its addresses. Whoever begins with the first one leaves the
         others idle.
@@ -79,16 +86,16 @@ class Connection:
         random.shuffle(found)
         found.sort(key=lambda one: families[one[0]])
         for i, (family, kind, protocol, _, address) in enumerate(found):
-            sock = socket.socket(family, kind, protocol)
+            self.close()
+            self.sock = socket.socket(family, kind, protocol)
             try:
-                sock.settimeout(self.left() / (len(found) - i))
-                sock.connect(address)
+                self.sock.settimeout(self.left() / (len(found) - i))
+                self.sock.connect(address)
             except OSError:
-                sock.close()
                 if i == len(found) - 1:
                     raise
             else:
-                return sock
+                return
         raise OSError(f"{host} has no address")
 
     def _tunnel(self, to: Destination, proxy: Proxy) -> None:
@@ -108,7 +115,11 @@ class Connection:
         context = tls.context()
         self.sock.settimeout(self.left())
         try:
-            self.sock = context.wrap_socket(self.sock, server_hostname=host)
+            # The handshake apart, so that abort() has the socket meanwhile.
+            self.sock = encrypted = context.wrap_socket(
+                self.sock, server_hostname=host, do_handshake_on_connect=False
+            )
+            encrypted.do_handshake()
         except ssl.SSLCertVerificationError:
             tls.distrust()
             raise
@@ -183,3 +194,9 @@ class Connection:
     def close(self) -> None:
         """Close it, whatever was going on."""
         self.sock.close()
+
+    def abort(self) -> None:
+        """End an exchange that another thread waits in, which then raises OSError."""
+        with contextlib.suppress(OSError):
+            # Of TLS too: its own method would take the encryption from under that thread.
+            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,8 +27,9 @@ from granian.log import LogLevels
 from sluice import port, settings
 
 LOCK_WAIT_S = 5.0
-# In-flight pushes end within the upstream timeout of 8 s; Kubernetes kills after 30.
-STOP_WAIT_S = 9
+# After SIGTERM, pushes in flight have IN_FLIGHT_S. What is written down and reported after that
+# takes up to 4 s more; then the supervisor kills. Kubernetes kills after 30.
+IN_FLIGHT_S, STOP_WAIT_S = 5.0, 9
 STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 PR_SET_PDEATHSIG = 1
 # glibc's M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD; a libc without them says no.
@@ -39,6 +41,9 @@ class Service(Protocol):
 
     def start(self) -> flask.Flask:
         """Called in the worker before it serves; returns what it serves."""
+
+    def give_up(self) -> None:
+        """Called in the worker IN_FLIGHT_S after a signal to stop: end pushes that still wait."""
 
     def stop(self) -> None:
         """Called in the worker after the last answer."""
@@ -122,7 +127,7 @@ def block_signals_in_children() -> None:
     )
 
 
-def heed_one_signal() -> None:
+def heed_one_signal(give_up: Callable[[], None]) -> None:
     """Have the first signal to stop handled by a thread, and no other one at all.
 
     Ctrl-C and systemd signal the whole group, and the supervisor then signals the worker once
@@ -136,6 +141,8 @@ def heed_one_signal() -> None:
         while (handler := signal.getsignal(signal.SIGTERM)) is supervisors:
             time.sleep(0.01)
         handler(signal.SIGTERM, None)  # type: ignore[operator, misc]
+        time.sleep(IN_FLIGHT_S)
+        give_up()
 
     threading.Thread(target=heed, name="signals", daemon=True).start()
 
@@ -175,7 +182,7 @@ def serve(
     def load(_target: str) -> flask.Flask:
         die_with(supervisor)
         return_memory()
-        heed_one_signal()
+        heed_one_signal(service.give_up)
         # HTTP_PROXY is no header that a shipper sent.
         settings.keep_from_requests()
         app = service.start()

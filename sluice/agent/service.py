@@ -197,6 +197,10 @@ class Service:
                 raise OSError(str(error)) from error
             self.ledger.save()
 
+    def give_up(self) -> None:
+        """End pushes that still wait for upstream, as without an answer. In the worker."""
+        self.upstream.give_up()
+
     def stop(self) -> None:
         """Write everything down. In the worker, after the last answer."""
         self.chores.stop()

@@ -8,6 +8,7 @@ import logging
 import random
 import threading
 import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -50,7 +51,7 @@ class Upstream:
     """
 
     url: str
-    timeout: float = 8.0
+    timeout: float = 30.0
     headers: Mapping[str, str] = field(default_factory=dict)
     ca: str | None = None
     cert: str | None = None
@@ -74,6 +75,9 @@ class Upstream:
                 own["Proxy-Authorization"] = self._proxy.authorization
         self._lines = [f"{name}: {value}" for name, value in own.items()]
         self._kept = threading.local()
+        self._lock = threading.Lock()
+        self._connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self._is_stopping = False
         self._where = f"{to.where} through the proxy {self._proxy}" if self._proxy else to.where
         self.state = UpstreamState(self._where)
 
@@ -139,6 +143,8 @@ class Upstream:
                 words = f"no answer within {self.timeout:g} s"
             elif not isinstance(error, BadAnswer | HungUp):
                 words = f"{type(error).__name__}: {error}".rstrip(": ")
+            if self._is_stopping:
+                words = "given up, because this process is stopping"
             self.state.failed(words, "pushes are answered 503")
             raise errors.Unavailable(f"upstream {self._where}: {words}") from error
         except BaseException:
@@ -183,10 +189,29 @@ class Upstream:
         if kept is None or time.monotonic() >= kept.ends_at or not kept.is_idle():
             self.close()
             ends_at = time.monotonic() + random.uniform(*self.life_s)
-            kept = Connection(self._to, self._tls, self._proxy, deadline, ends_at)
+            kept = Connection(
+                self._to, self._tls, self._proxy, deadline, ends_at, self._note_connection
+            )
             self._kept.connection = kept
         kept.deadline = deadline
         return kept
+
+    def _note_connection(self, connection: Connection) -> None:
+        with self._lock:
+            self._connections.add(connection)
+        if self._is_stopping:
+            raise ConnectionAbortedError("this process is stopping")
+
+    def give_up(self) -> None:
+        """End all exchanges, as without an answer, and let none begin: the process is stopping.
+
+        Otherwise a stop would take as long as an upstream that hangs.
+        """
+        self._is_stopping = True
+        with self._lock:
+            waiting = list(self._connections)
+        for connection in waiting:
+            connection.abort()
 
     def close(self) -> None:
         """Close this thread's connection; its next push opens another."""
