@@ -166,7 +166,7 @@ class Ledger:
         self._saved = 0
         self.rules: Rules | None = None
         if UNBUDGETED not in self._file.names.values():
-            self._file.begin(UNBUDGETED, "")
+            self._file.begin({"": UNBUDGETED})
             self._file.names[""] = UNBUDGETED
             self._file.write_names()
         # Rows that have an owner, or had one.
@@ -237,8 +237,7 @@ class Ledger:
             rows = self._free_rows(len(new), names, keys)
             names.update(zip(new, rows, strict=True))
             self._file.reserve(1 + max(rows))
-            for key, row in zip(new, rows, strict=True):
-                self._file.begin(row, key)
+            self._file.begin(dict(zip(new, rows, strict=True)))
             self._file.names = names
             try:
                 self._file.write_names()

@@ -133,7 +133,7 @@ def repair(
             book.rows[row] = snapshot.rows[copy]
             saved.append(key)
         elif changed[i] < 0:
-            book.begin(row, key)
+            book.begin({key: row})
             lost.append(key)
     book.settle(max([clock, *changed]) + len(lost))
     return saved, lost

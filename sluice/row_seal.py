@@ -17,7 +17,7 @@ Threads: one at a time; the ledger holds its lock.
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -79,17 +79,24 @@ class SealedRows:
             self._seal(row)
             self.journal[CHANGING] = 0
 
-    def begin(self, row: int, key: str) -> None:
-        """Empty a row for a key that is to own it."""
-        self.rows[row] = 0
-        self.rows[row, OWNER] = owner_of(key)
-        self._seal(row)
+    def begin(self, owners: Mapping[str, int]) -> None:
+        """Empty rows for the keys that are to own them.
+
+        Args:
+            owners: key -> row.
+        """
+        values = np.zeros((len(owners), self.rows.shape[1]), np.int64)
+        values[:, OWNER] = [owner_of(key) for key in owners]
+        values[:, CHANGED] = self.journal[CLOCK] + 1 + np.arange(len(owners))
+        self.rows[list(owners.values())] = sealed(values, self.weight)
+        self.journal[CLOCK] += len(owners)
 
     def _seal(self, row: int) -> None:
         values = self.rows[row]
         self.journal[CLOCK] += 1
         values[CHANGED] = self.journal[CLOCK]
-        sealed(values[None], self.weight)
+        # See sealed(); a slice, because a sum of scalars that wraps around warns.
+        values[CHECK:] += values @ self.weight
 
     def are_whole(self, at: Int64s, keys: Iterable[str]) -> npt.NDArray[np.bool_]:
         """bool [k]: whether rows `at` are whole, and these keys' own."""

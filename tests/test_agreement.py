@@ -454,8 +454,7 @@ def test_a_row_stays_whole_whatever_is_booked() -> None:
     """The check that the core keeps is the one that a start computes from the whole row."""
     rng = np.random.default_rng(9)
     book = row_seal.SealedRows(np.zeros((2, BOOK_COLUMNS), np.int64))
-    book.begin(0, "a")
-    book.begin(1, "b")
+    book.begin({"a": 0, "b": 1})
     zero, at = np.zeros((2, 2), np.int32), np.array([1, 0, 1], np.int32)
     for most in (3, COUNT_MAX):
         totals, amount = rng.integers(0, most, (3, 3)), rng.integers(0, most, 3)

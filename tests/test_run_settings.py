@@ -156,8 +156,7 @@ def full_ledger(directory: Path) -> None:
     rows.reserve(ledger_file.ROWS)
     keys = ["", "shop/shop", *(f"ci/pr-{i}" for i in range(ledger_file.ROWS - 2))]
     rows.names = {key: row for row, key in enumerate(keys)}
-    for key, row in rows.names.items():
-        rows.begin(row, key)
+    rows.begin(rows.names)
     month = window.open_windows("UTC", time.time()).month
     rows.rows[:, columns.MONTH_AT + columns.KEY] = month
     row_seal.sealed(rows.rows, rows.weight)
