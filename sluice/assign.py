@@ -47,6 +47,7 @@ class Known:
 
     def __init__(self, rules: ledger.Rules, apps: usage.Apps) -> None:
         self.rules = rules
+        self.forgotten = apps.forgotten
         self._apps = apps
         self.owners: dict[bytes, int] = {}
         self.has_loki_streams = False

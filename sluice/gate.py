@@ -14,6 +14,7 @@ body. See docs/decisions/0011.
 """
 
 import functools
+import threading
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
@@ -102,6 +103,7 @@ class Gate:
         self._exempt_loki_streams = exempt_loki_streams
         self._system_namespace = system_namespace
         self._idle: list[Scratch] = []
+        self._known_lock = threading.Lock()
         if budgets is not None:
             self.load(budgets)
 
@@ -115,7 +117,8 @@ class Gate:
             exempt_loki_streams=self._exempt_loki_streams,
         )
         self.ledger.load(new)
-        self._known = assign.Known(self.ledger.rows(), self.apps)
+        with self._known_lock:
+            self._known = assign.Known(self.ledger.rows(), self.apps)
         return new
 
     def resolve(self, namespaces: Sequence[str]) -> Int32s:
@@ -232,10 +235,7 @@ class Gate:
         """The judgement, and the bytes that it holds until it ends."""
         view = decoded.view
         stream, entry, is_mixed = self._scan(view, dialect, scratch, claim)
-        known = self._known_for(rules)
-        team, app = np.empty(len(stream), np.int32), np.empty(len(stream), np.int32)
-        learn = assign.Lookup(known, claim).learn
-        found = _core.assign(view, dialect.value, stream, known.owners, learn, team, app)
+        known, found, team, app = self._assigned(view, dialect, stream, rules, claim)
         rows = np.array(found, np.int32)
         claim.take(TEAM_BYTES * len(rows))
         totals = stream[:, judgement.STREAM_COUNT : judgement.STREAM_SIZE + 1]
@@ -282,10 +282,39 @@ class Gate:
             raise
         return judged, waiting
 
+    def _assigned(
+        self,
+        view: memoryview,
+        dialect: loki.Dialect,
+        stream: Int64s,
+        rules: ledger.Rules,
+        claim: memory.Claim,
+    ) -> tuple[assign.Known, list[int], Int32s, Int32s]:
+        """What was known, the rows that come up, and each stream's team and application."""
+        team, app = np.empty(len(stream), np.int32), np.empty(len(stream), np.int32)
+        while True:
+            known = self._known_for(rules)
+            learn = assign.Lookup(known, claim).learn
+            found = _core.assign(view, dialect.value, stream, known.owners, learn, team, app)
+            try:
+                self.apps.use(app & (assign.LOKI_STREAM - 1), known.forgotten)
+            except usage.Stale:
+                continue
+            return known, found, team, app
+
     def _known_for(self, rules: ledger.Rules) -> assign.Known:
         """What is known of label strings under these rules' table."""
         known = self._known
-        return known if known.rules.table is rules.table else assign.Known(rules, self.apps)
+        if known.rules.table is not rules.table:
+            return assign.Known(rules, self.apps)
+        if known.forgotten == self.apps.forgotten:
+            return known
+        new = assign.Known(rules, self.apps)
+        with self._known_lock:
+            # load() may have been faster.
+            if self._known is known:
+                self._known = new
+        return new
 
     def _scan(
         self, view: memoryview, dialect: loki.Dialect, scratch: Scratch, claim: memory.Claim

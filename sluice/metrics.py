@@ -202,7 +202,7 @@ class LedgerCollector(Collector):
         yield from outcome_series(counts)
         yield from action_series(counts)
         yield from node_series(rows) if self._is_node else budget_series(rows)
-        yield from place_series(self._gate.apps.sizes())
+        yield from place_series(self._gate.apps)
         yield from loki_series(self._gate.loki_streams)
 
 
@@ -255,17 +255,14 @@ def action_series(counts: Counts) -> Iterator[CounterMetricFamily]:
         yield family
 
 
-def place_series(sizes: usage.Sizes) -> Iterator[CounterMetricFamily]:
+def place_series(apps: usage.Apps) -> Iterator[CounterMetricFamily]:
     """Who ate it: by application, and by the namespace that the streams came from."""
     for name, words, label, at in (
-        ("tco_app_bytes", "Bytes forwarded, by application.", "app", 2),
+        ("tco_app_bytes", "Bytes forwarded, by application.", "app", usage.APP),
         ("tco_source_bytes", "Bytes forwarded, by the streams' namespace.", "source", 1),
     ):
         family = CounterMetricFamily(name, words, labels=[*TEAM, label])
-        sums: dict[tuple[str, str], int] = {}
-        for place, size in zip(*sizes, strict=False):
-            sums[place[0], place[at]] = sums.get((place[0], place[at]), 0) + int(size)
-        for (key, value), size in sums.items():
+        for (key, value), size in apps.totals(at).items():
             namespace, _, team = key.partition("/")
             family.add_metric([team, namespace, value], size)
         yield family

@@ -21,10 +21,19 @@ OTHER = "other"
 # A longer name counts as OTHER: Kubernetes' have 63 characters, Loki takes 2048 and lets anybody
 # ask for 16 MiB.
 PLACE_CHARACTERS = 256
+# How often Apps.turn() is meant to be called. A place is kept for at least as long after a push to
+# it was judged: longer than upstream may take for one (--upstream-timeout, 600 s at most).
+TURN_S = 900.0
 # Team's key, namespace, application.
 Place = tuple[str, str, str]
-# Places, and the bytes of each of them. Places get more, at their end; none ever moves.
+# Places, and the bytes that were counted by their numbers. The bytes never fall. A number may get
+# another place after at least TURN_S in which it counted nothing.
 Sizes = tuple[Sequence[Place], npt.NDArray[np.int64]]
+NAMESPACE, APP = 1, 2
+
+
+class Stale(Exception):
+    """A number was looked up before places were forgotten; look it up again."""
 
 
 class Apps:
@@ -33,17 +42,32 @@ class Apps:
 
     At most APPS_PER_TEAM applications of a team have a name of their own, the rest counts as OTHER;
     with PLACES_PER_TEAM numbers given to a team, or APPS in all, so do the namespaces of the rest.
+    Where that happened, the next turn() forgets the places that nothing was counted for lately.
+
+    Attributes:
+        forgotten: how often places were forgotten. Numbers that were looked up before are stale.
 
     Threads: any number.
     """
 
     def __init__(self) -> None:
+        self.forgotten = 0
         self._lock = threading.Lock()
         self._numbers: dict[Place, int] = {}
         self._places: list[Place] = []
-        self._names: dict[str, list[str]] = {}
+        # Numbers whose place was forgotten, for the next place.
+        self._free: list[int] = []
+        # Applications of each team, by name: how many places each has.
+        self._names: dict[str, dict[str, int]] = {}
         self._per_team: dict[str, int] = {}
         self._bytes: npt.NDArray[np.int64] = np.zeros(256, np.int64)
+        # What a number had counted when it got its place, and the turn of its last use.
+        self._start: npt.NDArray[np.int64] = np.zeros(256, np.int64)
+        self._used: npt.NDArray[np.int64] = np.zeros(256, np.int64)
+        self._turn, self._is_short = 0, False
+        # Bytes of forgotten places by (team, NAMESPACE or APP, value), while another place has that
+        # value: its series must not fall.
+        self._past: dict[tuple[str, int, str], int] = {}
 
     def number(self, team: str, namespace: str, app: str) -> int:
         """The number of a team's application in a namespace; `team` is a budget's key, or ""."""
@@ -53,34 +77,104 @@ class Apps:
                 return found
             # Every place's strings are new ones; of 10 000 places, few differ.
             team, namespace, app = map(sys.intern, (team, _written(namespace), _written(app)))
-            names = self._names.setdefault(team, [])
-            if app not in names and len(names) >= APPS_PER_TEAM:
-                app = OTHER
+            names = self._names.setdefault(team, {})
+            if app not in names and app != OTHER and len(names) >= APPS_PER_TEAM:
+                app, self._is_short = OTHER, True
             if self._per_team.get(team, 0) >= PLACES_PER_TEAM or len(self._numbers) >= APPS:
-                namespace = app = OTHER
-            found = self._numbers.get((team, namespace, app))
-            if found is not None:
-                return found
-            number = len(self._numbers)
-            if number == len(self._bytes):
-                self._bytes = np.concatenate([self._bytes, np.zeros_like(self._bytes)])
+                namespace, app, self._is_short = OTHER, OTHER, True
             place = team, namespace, app
-            self._numbers[place] = number
+            found = self._numbers.get(place)
+            return self._added(place) if found is None else found
+
+    def _added(self, place: Place) -> int:
+        team, _, app = place
+        number = self._free.pop() if self._free else len(self._places)
+        if number == len(self._places):
             self._places.append(place)
-            if app != OTHER and app not in names:
-                names.append(app)
-            self._per_team[team] = self._per_team.get(team, 0) + 1
-            return number
+            if number == len(self._bytes):
+                for name in ("_bytes", "_start", "_used"):
+                    column = getattr(self, name)
+                    setattr(self, name, np.concatenate([column, np.zeros_like(column)]))
+        self._places[number], self._numbers[place] = place, number
+        self._start[number], self._used[number] = self._bytes[number], self._turn
+        if app != OTHER:
+            self._names[team][app] = self._names[team].get(app, 0) + 1
+        self._per_team[team] = self._per_team.get(team, 0) + 1
+        return number
+
+    def use(self, numbers: npt.NDArray[np.int32], forgotten: int) -> None:
+        """Keep the places of these numbers until what is judged now has been counted.
+
+        Args:
+            forgotten: what it was before the first of them was looked up.
+
+        Raises:
+            Stale: places were forgotten since then.
+        """
+        with self._lock:
+            if forgotten != self.forgotten:
+                raise Stale
+            self._used[numbers] = self._turn
 
     def add(self, numbers: npt.NDArray[np.int32], sizes: npt.NDArray[np.int64]) -> None:
         """Count sizes[i] bytes for application numbers[i]; numbers may repeat."""
         with self._lock:
             np.add.at(self._bytes, numbers, sizes)
 
+    def turn(self) -> None:
+        """Begin a turn; where names or places were short, forget those unused for a whole turn."""
+        with self._lock:
+            self._turn += 1
+            if not self._is_short:
+                return
+            # Not used in this turn, which begins, nor in the one before: judged TURN_S ago or more.
+            is_old = self._used[: len(self._places)] < self._turn - 1
+            is_old[self._free] = False
+            for number in np.flatnonzero(is_old).tolist():
+                self._forget(number)
+                self.forgotten += 1
+                # All numbers are asked for again, so whoever is still short says so again.
+                self._is_short = False
+            held = {(place[0], at, place[at]) for place in self._numbers for at in (NAMESPACE, APP)}
+            self._past = {key: size for key, size in self._past.items() if key in held}
+
+    def _forget(self, number: int) -> None:
+        place = self._places[number]
+        team, _, app = place
+        del self._numbers[place]
+        self._free.append(number)
+        self._per_team[team] -= 1
+        names = self._names[team]
+        if app != OTHER:
+            names[app] -= 1
+            if not names[app]:
+                del names[app]
+        size = int(self._bytes[number] - self._start[number])
+        for at in (NAMESPACE, APP):
+            key = team, at, place[at]
+            self._past[key] = self._past.get(key, 0) + size
+
     def sizes(self) -> Sizes:
         """All places and their bytes, without an object for each: it is asked every minute."""
         with self._lock:
-            return self._places, self._bytes[: len(self._places)].copy()
+            return list(self._places), self._bytes[: len(self._places)].copy()
+
+    def totals(self, at: int) -> dict[tuple[str, str], int]:
+        """Bytes by (team, value), where value is the places' NAMESPACE or APP.
+
+        The bytes of a value never fall. One of which every place was forgotten is absent; it begins
+        at 0 if it comes back.
+        """
+        with self._lock:
+            grown = (self._bytes - self._start).tolist()
+            found: dict[tuple[str, str], int] = {}
+            for place, number in self._numbers.items():
+                key = place[0], place[at]
+                found[key] = found.get(key, 0) + grown[number]
+            for (team, kind, value), size in self._past.items():
+                if kind == at:
+                    found[team, value] = found.get((team, value), 0) + size
+            return found
 
 
 def _written(name: str) -> str:

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import shippers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from judging import (
     MIB,
     NOON,
@@ -19,6 +21,7 @@ from judging import (
 )
 
 from sluice import Action, Gate, assign, columns, usage
+from sluice.judgement import Judgement
 from sluice.wire import loki
 
 
@@ -208,3 +211,78 @@ def test_the_bytes_of_an_application_are_those_that_were_kept():
     totals = totals_of(gate.apps)
     assert totals["shop/shop", "shop", "a"] == 20
     assert ("shop/shop", "shop", "b") not in totals or totals["shop/shop", "shop", "b"] == 0
+
+
+def test_an_application_gets_its_name_back_after_a_crowd_of_others_has_gone():
+    gate = Gate([make("shop", 10 * MIB)])
+
+    def push(app: str, *, ends: bool = True) -> Judgement:
+        judgement = gate.push(labelled(b'{namespace="shop", app="%s"}' % app.encode()), now=NOON)
+        if ends:
+            judgement.commit()
+        return judgement
+
+    for i in range(usage.APPS_PER_TEAM):
+        push(f"random-{i}")
+    waiting = push("random-0", ends=False)
+    push("real")
+    named = gate.apps.totals(usage.APP)
+    assert named["shop/shop", usage.OTHER] == 10
+    seen = dict(named)
+    for _ in range(4):
+        gate.apps.turn()
+        push("real")
+        push("random-1")
+        now = gate.apps.totals(usage.APP)
+        assert all(now.get(key, size) >= size or key[1] == "real" for key, size in seen.items())
+        seen = now
+    assert gate.apps.totals(usage.NAMESPACE) == {("shop/shop", "shop"): 10 * 59}
+    assert seen["shop/shop", "real"] == 30
+    assert seen["shop/shop", "random-1"] == 50
+    assert ("shop/shop", "random-2") not in seen
+    waiting.refund()
+
+
+def test_a_push_that_waits_for_upstream_keeps_its_place_for_a_turn():
+    gate = Gate([make("shop", 10 * MIB)])
+    for i in range(usage.APPS_PER_TEAM + 1):
+        gate.push(labelled(b'{namespace="shop", app="a%d"}' % i), now=NOON).commit()
+    gate.apps.turn()
+    waiting = gate.push(labelled(b'{namespace="shop", app="a0"}'), now=NOON)
+    gate.apps.turn()
+    assert ("shop/shop", "a1") not in gate.apps.totals(usage.APP)
+    gate.push(labelled(b'{namespace="shop", app="new"}'), now=NOON).commit()
+    waiting.commit()
+    totals = gate.apps.totals(usage.APP)
+    assert totals["shop/shop", "a0"] == 20
+    assert totals["shop/shop", "new"] == 10
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 3)), max_size=60))
+def test_series_of_places_never_fall_while_they_are_there(steps):
+    """Whatever is forgotten: a series falls to nothing or not at all, and none counts twice."""
+    apps = usage.Apps()
+    counted, grown, before = 0, 0, {}
+    sizes = np.zeros(0, np.int64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(usage, "APPS_PER_TEAM", 2)
+        patch.setattr(usage, "PLACES_PER_TEAM", 4)
+        for namespace, app, kind in steps:
+            if kind == 0:
+                apps.turn()
+            else:
+                number = np.array([apps.number("t", f"n{namespace}", f"a{app}")], np.int32)
+                apps.use(number, apps.forgotten)
+                apps.add(number, np.array([kind], np.int64))
+                counted += kind
+            for at in (usage.NAMESPACE, usage.APP):
+                now = apps.totals(at)
+                assert all(now.get(key, size) >= size for key, size in before.get(at, {}).items())
+                assert sum(now.values()) <= counted
+                before[at] = now
+            _, new = apps.sizes()
+            assert (new[: len(sizes)] >= sizes).all()
+            grown += int(new.sum() - sizes.sum())
+            sizes = new
+    assert grown == counted

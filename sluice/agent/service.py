@@ -129,6 +129,7 @@ class Service:
         self.reconciliation.start()
         clock = chores.ClockWatch(time.time, time.monotonic)
         self.chores.add(1.0, lambda: clock.look(self.status))
+        self.chores.add(usage.TURN_S, self.gate.apps.turn)
         self.chores.add(LOOK_S, self._look_at_ledger)
         self.chores.add(SNAPSHOT_S, self._save_ledger)
         self.chores.start()
