@@ -153,6 +153,8 @@ def sluice_run(
     command += ["--state-dir", str(state), "--log-level", "warning"]
     # What is set for a `run` in earnest, such as whom to notify, is not for this one.
     environment = {n: v for n, v in os.environ.items() if not n.startswith("SLUICE_")}
+    # Its sink is on this machine, where no proxy leads to.
+    environment |= {"NO_PROXY": "*", "no_proxy": "*"}
     # A group of its own: Ctrl-C is for the demo, which then stops it in order.
     process = subprocess.Popen(command, start_new_session=True, env=environment)
     try:

@@ -433,7 +433,7 @@ SERVING_OPTIONS = (
         cls=Once,
         required=True,
         metavar="URL",
-        help="Loki, or what takes its pushes.",
+        help="Loki, or what takes its pushes. HTTPS_PROXY, HTTP_PROXY and NO_PROXY are heeded.",
     ),
     STATE_DIR,
     option(
@@ -446,7 +446,18 @@ SERVING_OPTIONS = (
     option(
         "--upstream-ca",
         type=PathType(exists=True, dir_okay=False, path_type=Path),
-        help="Certificates to trust instead of the system's.",
+        help="Certificates to trust instead of the system's; read again when they change.",
+    ),
+    option(
+        "--upstream-cert",
+        type=PathType(exists=True, dir_okay=False, path_type=Path),
+        help="Sluice's own certificate, for an upstream that asks for one; read again when it"
+        " changes.",
+    ),
+    option(
+        "--upstream-key",
+        type=PathType(exists=True, dir_okay=False, path_type=Path),
+        help="The private key of --upstream-cert.  [default: it is in the same file]",
     ),
     option(
         "--upstream-header",

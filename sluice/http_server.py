@@ -6,6 +6,7 @@ peer, not the others.
 """
 
 import collections
+import logging
 import socket
 import threading
 import time
@@ -16,6 +17,8 @@ import waitress.server
 import waitress.task
 
 from sluice import port, settings
+
+log = logging.getLogger("sluice")
 
 # Answered by a thread of their own: whatever else is asked, they wait for each other only.
 PROBES = ("/ready", "/api/health")
@@ -41,6 +44,9 @@ class Server:
         threads: requests at work at a time, see set_threads().
         name: of the thread that receives.
 
+    Attributes:
+        listen: where it serves; its port is never 0.
+
     Raises:
         CannotStart: the port is taken, or is not ours to take.
 
@@ -50,7 +56,7 @@ class Server:
     def __init__(
         self, app: flask.Flask, listen: settings.Address, *, threads: int, name: str
     ) -> None:
-        port.check_port(listen.host, listen.port)
+        self.listen = listen = port.taken(listen)
         self._map: dict[int, Any] = {}
         # One socket, so one server: "localhost" may be two addresses.
         self._server: Any = waitress.server.create_server(
@@ -83,6 +89,7 @@ class Server:
 
     def start(self) -> None:
         """Begin to answer."""
+        log.info("%s: listening on %s", self._thread.name, self.listen)
         self._thread.start()
 
     def set_threads(self, count: int) -> None:

@@ -3,12 +3,14 @@
 flags.py says how each is given. These two are the only readers of the environment.
 """
 
+import contextlib
 import ipaddress
 import os
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
+from urllib.request import getproxies_environment
 
 import click
 
@@ -35,6 +37,43 @@ def default_state_dir() -> Path:
     """$XDG_STATE_HOME/sluice, else ~/.local/state/sluice."""
     base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     return Path(base).expanduser() / "sluice"
+
+
+def proxy_for(url: str) -> str | None:
+    """The proxy that the environment names for a URL, None if it names none.
+
+    HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY in capitals or not, as curl and requests have
+    them.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = (
+            parts.hostname or "",
+            parts.port or {"http": 80, "https": 443}.get(parts.scheme),
+        )
+    except ValueError:
+        # Refused where it is used, with a reason.
+        return None
+    proxies = getproxies_environment()
+    if needs_no_proxy(host, port or 0, proxies.get("no", "")):
+        return None
+    return proxies.get(parts.scheme) or proxies.get("all")
+
+
+def needs_no_proxy(host: str, port: int, no_proxy: str) -> bool:
+    """Whether NO_PROXY has the host: *, a name or one it ends in, an address or its network."""
+    for item in no_proxy.lower().replace(" ", ",").split(","):
+        if item.startswith("[") or item.count(":") == 1:
+            item = item.removesuffix(f":{port}").strip("[]")
+        name = item.removeprefix("*.").lstrip(".")
+        if not name:
+            continue
+        if name == "*" or host == name or host.endswith(f".{name}"):
+            return True
+        with contextlib.suppress(ValueError):
+            if ipaddress.ip_address(host) in ipaddress.ip_network(name, strict=False):
+                return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +114,10 @@ class Serving:
     state_dir: Path
     upstream_timeout: float
     upstream_ca: Path | None
+    upstream_cert: Path | None
+    upstream_key: Path | None
+    # It may hold a password.
+    upstream_proxy: str | None = field(repr=False)
     upstream_header: tuple[tuple[str, str], ...]
     upstream_metrics: str | None
     upstream_tenant: tuple[str, ...]
@@ -111,6 +154,13 @@ class Serving:
         flags["state_dir"] = flags["state_dir"] or default_state_dir()
         flags["auth"] = guarded(flags)
         flags["namespace_label"] = flags["namespace_label"] or table.NAMESPACE_LABELS
+        # A file or a Secret ends with a line end more often than not.
+        flags["upstream"] = flags["upstream"].strip()
+        flags["upstream_proxy"] = proxy_for(flags["upstream"])
+        if flags["upstream_key"] and not flags["upstream_cert"]:
+            raise click.UsageError("--upstream-key is given without --upstream-cert")
+        if flags["upstream_cert"] and flags["upstream"].startswith("http:"):
+            raise click.UsageError("--upstream-cert is given, and --upstream is not https://")
         own_headers = {name.lower(): value for name, value in flags["upstream_header"]}
         flags["upstream_tenant"] = flags["upstream_tenant"] or (
             own_headers.get("x-scope-orgid", NO_TENANT),

@@ -37,8 +37,8 @@ class Standalone(service.Service):
         reading = self._files.read(first=True)
         check_apart(options.listen, options.dashboard_listen)
         super().__init__(options, reading.budgets, tick_s=TICK_S)
-        self._options = options
-        port.check_port(options.dashboard_listen.host, options.dashboard_listen.port)
+        pages = port.taken(options.dashboard_listen)
+        self._options = dataclasses.replace(options, dashboard_listen=pages)
         self._sinks = sinks.open_all(options.notify, options.dashboard_url)
         self._told = told.Told(
             told.FileStore(options.state_dir / "notified.json", time.time(), self.status.state)
@@ -53,6 +53,11 @@ class Standalone(service.Service):
                 ", ".join(left_out[:LEFT_OUT_SHOWN]),
             )
         self._is_behind = False
+
+    @property
+    def dashboard_listen(self) -> settings.Address:
+        """Where the dashboard is; its port is never 0."""
+        return self._options.dashboard_listen
 
     def start(self) -> flask.Flask:
         """Begin to keep house; returns what to serve. In the worker."""
@@ -148,7 +153,7 @@ def run(options: settings.Run, log_config: dict[str, object]) -> None:
         "enforcing %s in front of %s; push to http://%s/loki/api/v1/push, dashboard on http://%s/",
         options.budgets,
         options.upstream,
-        options.listen,
-        options.dashboard_listen,
+        running.options.listen,
+        running.dashboard_listen,
     )
     running.serve(log_config)

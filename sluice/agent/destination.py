@@ -4,7 +4,7 @@ import base64
 import contextlib
 import socket
 import urllib.parse
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sluice import errors
 from sluice.settings import Address
@@ -150,7 +150,7 @@ class Proxy:
 
     host: str
     port: int
-    authorization: str
+    authorization: str = field(repr=False)
 
     @classmethod
     def parse(cls, url: str) -> "Proxy":

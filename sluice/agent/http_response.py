@@ -65,7 +65,7 @@ class Reader:
         """The next final answer, and whether the connection may be used again.
 
         Args:
-            is_tunnel: it answers CONNECT, so success has no body whatever its head says.
+            is_tunnel: it answers CONNECT; after success, what follows is the tunnel's.
 
         Raises:
             BadAnswer: it is cut short, or it is not HTTP/1.1. What `receive` raises.
@@ -75,8 +75,11 @@ class Reader:
         while status < 200 and status != SWITCHING:
             # RFC 9110, 15.2: any number of interim answers may precede the final one.
             minor, status, fields = self._head()
+        if is_tunnel and status < 300:
+            # Whatever its head says of a body and of the connection: RFC 9110, 9.3.6.
+            return Reply(status), not self._buffer
         is_last = minor == 0 or status == SWITCHING or b"close" in listed(fields, b"connection")
-        if status in (SWITCHING, NO_CONTENT, NOT_MODIFIED) or (is_tunnel and status < 300):
+        if status in (SWITCHING, NO_CONTENT, NOT_MODIFIED):
             text, has_end = b"", True
             # A body that must not be there would be taken for the next answer.
             is_last |= b"transfer-encoding" in fields or length_of(fields) not in (None, 0)

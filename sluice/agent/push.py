@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sluice import api, errors, gate, metrics
-from sluice.agent import exchange, turnstile, upstream
+from sluice.agent import exchange, turnstile, upstream, via
 from sluice.wire import loki
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class PushHandler:
     ) -> None:
         self._gate, self._sender, self._counters = door, sender, counters
         self._turns, self._max_body, self._clock = turns, max_body, clock
+        self._via = via.Via()
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> list[bytes]:
         try:
@@ -87,6 +88,7 @@ class PushHandler:
         encoding = environ.get("HTTP_CONTENT_ENCODING", "")
         # Before anything is reserved: from there on, whatever is raised must give it back.
         headers = forwarded_headers(environ)
+        self._via.add_to(headers)
         judged = self._gate.push(body, encoding, now=self._clock(), dialect=dialect)
         self._turns.moved()
         if judged.body is None:

@@ -8,6 +8,7 @@ on the state directory is one open file of both: while either lives, nobody else
 import ctypes
 import fcntl
 import gc
+import logging
 import multiprocessing
 import os
 import signal
@@ -25,6 +26,8 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
 from sluice import port, settings
+
+log = logging.getLogger("sluice")
 
 LOCK_WAIT_S = 5.0
 # After SIGTERM, pushes in flight have IN_FLIGHT_S. What is written down and reported after that
@@ -61,6 +64,7 @@ def locked(directory: Path, wait: float = LOCK_WAIT_S) -> int:
     except OSError as error:
         raise port.CannotStart(f"state directory {directory}: {error.strerror}") from error
     until = time.monotonic() + wait
+    is_told = False
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -71,6 +75,13 @@ def locked(directory: Path, wait: float = LOCK_WAIT_S) -> int:
                     f"state directory {directory}: another process has it,"
                     f" and still had after {wait:g} s"
                 ) from None
+            if not is_told:
+                is_told = True
+                log.warning(
+                    "state directory %s: another process has it; waiting up to %g s",
+                    directory,
+                    wait,
+                )
             time.sleep(0.05)
         else:
             return descriptor

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
 import flask
 from prometheus_client.registry import Collector
@@ -64,11 +65,11 @@ class Service:
         tick_s: float,
     ) -> None:
         options.auth.check()
-        self.options = options
         self.status = api.Status()
         # Held open for as long as this process and its worker live.
         self._lock = serve.locked(options.state_dir)
-        port.check_port(options.listen.host, options.listen.port)
+        options = replace(options, listen=port.taken(options.listen))
+        self.options = options
         try:
             rows = ledger_file.FileRows(options.state_dir, columns.COLUMNS)
             self.ledger = ledger.Ledger(
@@ -93,7 +94,11 @@ class Service:
             timeout=options.upstream_timeout,
             headers=dict(options.upstream_header),
             ca=str(options.upstream_ca) if options.upstream_ca else None,
+            cert=str(options.upstream_cert) if options.upstream_cert else None,
+            key=str(options.upstream_key) if options.upstream_key else None,
+            proxy=options.upstream_proxy,
         )
+        self.upstream.check_apart(options.listen)
         self._map = options.state_dir / "ledger.map"
         self.chores = chores.Chores(tick_s)
         # Set before start(), where there is more to show; see app.create_app().
@@ -122,6 +127,7 @@ class Service:
         parts["budgets"] = lambda: 0 if book.rules is None else len(book.rules.table.budgets)
         parts["upstream"] = self.upstream.as_json
         self.status.complaints["upstream"] = lambda: self.upstream.complaint
+        log.info("listening on %s", self.options.listen)
         self.upstream.announce()
         self.chores.add(FILES_S, self.upstream.look_at_files)
         parts["reconciliation"] = self.reconciliation.as_json
