@@ -293,7 +293,11 @@ class Subcommand(Server):
 
     def environment(self) -> dict[str, str]:
         # The settings of whoever runs the tests are not the tests'.
-        theirs = {n: v for n, v in os.environ.items() if not n.startswith("SLUICE_")}
+        theirs = {
+            n: v
+            for n, v in os.environ.items()
+            if not (n.startswith("SLUICE_") or n.lower().endswith("_proxy"))
+        }
         path = os.pathsep.join(filter(None, [str(TESTS.parent), os.environ.get("PYTHONPATH")]))
         return {**theirs, "PYTHONPATH": path, **self.env}
 
