@@ -30,6 +30,7 @@ OTHERS: dict[str, Any] = {
     "upstream.headersSecret.key": "other",
     "upstream.caConfigMap.name": "other",
     "upstream.caConfigMap.key": "other",
+    "upstream.clientCertSecret.name": "other",
     "unbudgeted": "drop",
     "namespaceLabels": ["ns", "namespace"],
     "reportCeilingSeconds": 120,
@@ -189,6 +190,27 @@ def test_a_cluster_older_than_what_was_tried_is_refused() -> None:
     refused = template("--kube-version=1.31.9", check=False)
     assert refused.returncode != 0
     assert ">=1.32" in refused.stderr
+
+
+def test_the_client_certificate_of_upstream_is_a_secret_that_is_mounted_whole() -> None:
+    """Mounted whole, and not file by file, it changes with the secret."""
+    agent = pick(
+        render("--set=upstream.url=https://loki,upstream.clientCertSecret.name=mtls"),
+        "DaemonSet",
+        "tco-agent",
+    )
+    env = {each["name"]: each.get("value") for each in container(agent)["env"]}
+    (mount,) = [
+        each for each in container(agent)["volumeMounts"] if each["name"] == "upstream-cert"
+    ]
+    (volume,) = [
+        each for each in agent["spec"]["template"]["spec"]["volumes"]
+        if each["name"] == "upstream-cert"
+    ]  # fmt: skip
+    assert env["SLUICE_UPSTREAM_CERT"] == f"{mount['mountPath']}/tls.crt"
+    assert env["SLUICE_UPSTREAM_KEY"] == f"{mount['mountPath']}/tls.key"
+    assert "subPath" not in mount
+    assert volume["secret"]["secretName"] == "mtls"
 
 
 def test_headers_and_certificates_of_upstream_come_from_objects_that_others_keep() -> None:
