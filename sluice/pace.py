@@ -15,9 +15,10 @@ WRITES_PER_S = 100
 STATUSES_PER_S = 10
 WATCH_EVENTS_PER_S = 5000
 
-# A report is due at one part in so many of what is left, and never below one in so many of the
-# limit; both are divided by the nodes that report the team.
+# A report is due at one part in so many of what is left, at the latest at one in LOSS_PARTS of the
+# limit, and never below one in LIMIT_PARTS of it; all are divided by the nodes that report the team.
 HEADROOM_PARTS = 10
+LOSS_PARTS = 50
 LIMIT_PARTS = 10_000
 
 HEARTBEAT_MAX_S = 300.0
@@ -68,7 +69,26 @@ def due_at(limit: int, used: int, nodes: int) -> int:
         limit: bytes of the window. used: of them, in the whole cluster. nodes: that report it.
     """
     left = max(0, limit - used)
-    return max(1, max(limit // LIMIT_PARTS, left // HEADROOM_PARTS) // max(1, nodes))
+    share = min(limit // LOSS_PARTS, left // HEADROOM_PARTS)
+    return max(1, max(limit // LIMIT_PARTS, share) // max(1, nodes))
+
+
+def lost_with_node(
+    limit: int, used: int, nodes: int, rate: float, settings: Pace, delay: float
+) -> float:
+    """The most bytes of a team that are lost with a node and its state directory.
+
+    Only while the API server takes reports; else what was counted since the last one it took.
+
+    Args:
+        rate: bytes/s that the node lets through. delay: seconds from when a report is due until
+            the API server has it.
+    """
+    by_amount = due_at(limit, used, nodes) + rate * (
+        settings.floor_for(nodes) * (1 + JITTER) + delay
+    )
+    by_time = rate * (settings.ceiling_for(nodes) * (1 + JITTER) + delay)
+    return min(by_amount, by_time)
 
 
 def overshoot(limit: int, rate: float, floor: float, delay: float) -> float:

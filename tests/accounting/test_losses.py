@@ -3,7 +3,7 @@
 import pytest
 from cluster_model import KEY, TODAY, Node, World, nodeusage, own
 
-from sluice import jsonfile
+from sluice import jsonfile, pace
 
 
 def used(world: World) -> int:
@@ -224,6 +224,32 @@ def test_the_object_of_a_second_pod_is_lost_and_reported_again(world: World) -> 
         world.api.lose(name)
         world.settle()
         assert used(world) == 10_570
+
+
+@pytest.mark.parametrize("rate", [100, 2_000, 20_000])
+def test_a_node_that_is_lost_with_its_state_costs_no_more_than_is_written_down(
+    world: World, rate: int
+) -> None:
+    a = world.node("a")
+    world.settle(5)
+    passed = 0
+    for _ in range(300):
+        known = passed
+        passed += a.push("shop", rate)
+        usage = world.api.node_usage("a")
+        assert usage is not None
+        reported = usage["status"]["usage"].get(TODAY, {}).get(KEY, 0)
+        # Two ticks of this test a report may be late: the one of the push, and that of the look.
+        bound = pace.lost_with_node(1_000_000, known, 1, rate, world.pace, delay=2)
+        assert passed - reported <= min(bound, 20_000 + rate * 4.4)
+        world.pass_time(1)
+        a.follow()
+        a.tick()
+        world.control()
+    a.stop(kill=True)
+    a.start(keep=False)
+    world.settle()
+    assert passed - used(world) <= 20_000 + rate * 4.4
 
 
 def test_a_state_directory_that_outlives_its_pod_goes_on(world: World) -> None:
