@@ -16,7 +16,7 @@ STATUSES_PER_S = 10
 WATCH_EVENTS_PER_S = 5000
 
 # A report is due at one part in so many of what is left, at the latest at one in LOSS_PARTS of the
-# limit, and never below one in LIMIT_PARTS of it; all are divided by the nodes that report the team.
+# limit, and never below one in LIMIT_PARTS of it. All are divided by the nodes of the team.
 HEADROOM_PARTS = 10
 LOSS_PARTS = 50
 LIMIT_PARTS = 10_000

@@ -56,6 +56,8 @@ OTHERS: dict[str, Any] = {
     },
     "agent.resources.requests.ephemeral-storage": "1Gi",
     "agent.stateSizeLimit": "1Gi",
+    "agent.state.hostPath": "/var/lib/sluice",
+    "agent.state.volume": {"csi": {"driver": "example.com"}},
     "agent.maxUnavailable": 1,
     "controller.replicas": 1,
     "controller.notifySecret.name": "other",
@@ -161,6 +163,8 @@ def test_every_value_has_an_effect() -> None:
         ("heartbeatSeconds", 0, "heartbeatSeconds"),
         ("logLevel", "trace", "logLevel"),
         ("agent.stateSizeLimit", "512", "stateSizeLimit"),
+        ("agent.state.hostPath", "var/lib/sluice", "hostPath"),
+        ("agent.state.volume", {"csi": {}, "nfs": {}}, "volume"),
         ("agent.maxUnavailable", "0%", "maxUnavailable"),
         ("agent.extraEnv", [{"nam": "A"}], "extraEnv"),
         ("image.digest", "sha256:0", "digest"),
@@ -380,3 +384,30 @@ def test_drift_is_found_on_either_side(
     checked = manifests(tmp_path, "--check")
     assert checked.returncode != 0
     assert says in checked.stderr
+
+
+def test_the_state_of_an_agent_may_outlive_its_pod() -> None:
+    def pod(*args: str) -> Any:
+        return pick(render(*args), "DaemonSet", "tco-agent")["spec"]["template"]["spec"]
+
+    (state,) = (v for v in pod()["volumes"] if v["name"] == "state")
+    assert state == {"name": "state", "emptyDir": {"sizeLimit": "512Mi"}}
+    assert "initContainers" not in pod()
+
+    on_host = pod(setting("agent.state.hostPath", "/var/lib/sluice"))
+    (state,) = (v for v in on_host["volumes"] if v["name"] == "state")
+    assert state["hostPath"] == {"path": "/var/lib/sluice", "type": "DirectoryOrCreate"}
+    # The kubelet makes it as root's.
+    (owner,) = on_host["initContainers"]
+    assert owner["command"] == ["chown", "65532:65532", "/var/lib/sluice"]
+    assert owner["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["CHOWN"]}
+
+    source = {"ephemeral": {"volumeClaimTemplate": {"spec": {"accessModes": ["ReadWriteOnce"]}}}}
+    (state,) = (
+        v for v in pod(setting("agent.state.volume", source))["volumes"] if v["name"] == "state"
+    )
+    assert state == {"name": "state", **source}
+
+    both = setting("agent.state.hostPath", "/x"), setting("agent.state.volume", source)
+    refused = template(*both, check=False)
+    assert "expected hostPath or volume, got both" in refused.stderr
