@@ -3,10 +3,12 @@
 import base64
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from harness import wait_until
 
 from sluice import metrics
 from sluice.agent import reconcile
@@ -26,6 +28,7 @@ class Pages(ThreadingHTTPServer):
         self.status = 200
         self.asked: list[dict[str, str]] = []
         self.drips = threading.Event()
+        self.drips_headers = threading.Event()
 
     @property
     def url(self) -> str:
@@ -45,6 +48,14 @@ class Handler(BaseHTTPRequestHandler):
     server: Pages
 
     def do_GET(self) -> None:
+        if self.server.drips_headers.is_set():
+            with contextlib.suppress(OSError):
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+                while self.server.drips_headers.is_set():
+                    self.wfile.write(b"x")
+                    time.sleep(0.01)
+            self.close_connection = True
+            return
         self.server.asked.append({name.lower(): value for name, value in self.headers.items()})
         self.send_response(self.server.status)
         self.send_header("Location", "/elsewhere")
@@ -66,6 +77,7 @@ def pages() -> Iterator[Pages]:
     thread.start()
     yield server
     server.drips.clear()
+    server.drips_headers.clear()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -245,6 +257,20 @@ def test_a_page_that_does_not_end_is_given_up(
     both = Both(pages.url)
     pages.drips.set()
     assert both.poll()["error"] == "the page did not end within 0.3 s"
+
+
+def test_headers_that_do_not_end_are_said_while_they_come(
+    pages: Pages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "PAGE_S", 0.2)
+    both = Both(pages.url)
+    pages.drips_headers.set()
+    thread = threading.Thread(target=both.it.poll)
+    thread.start()
+    wait_until(lambda: both.it.trouble, "it is said")
+    assert both.it.as_json()["error"] == "the headers of the page did not end within 0.4 s"
+    pages.drips_headers.clear()
+    thread.join()
 
 
 def test_a_server_that_is_not_there_is_said_without_the_urls_password() -> None:

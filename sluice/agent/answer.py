@@ -121,6 +121,9 @@ def settlement_of(status: int, text: bytes, entries: int) -> Settlement:
         text: the answer's body, which may be cut.
         entries: how many were sent.
     """
+    # What Loki says to nearly every push, without a text.
+    if status == 204:
+        return Settlement.STORED
     said = without_wrapping(text) if text else b""
     found = next((row for row in ROWS if row.beginning.match(said)), None) if said else None
     if found is None:

@@ -125,19 +125,34 @@ class Reconciliation(Collector):
         self._resets = 0
         # Replaced as a whole.
         self.books: Books | None = None
-        # Why the page could not be read last, or "".
-        self.trouble = ""
+        self._failure = ""
+        # When a poll began that has not ended (monotonic seconds).
+        self._began: float | None = None
+
+    @property
+    def trouble(self) -> str:
+        """Why the page could not be read last, "" where it could.
+
+        A server that drips its headers is not bounded by a timeout of urllib3: it is said here.
+        """
+        began = self._began
+        if began is not None and time.monotonic() > began + 2 * PAGE_S:
+            return f"the headers of the page did not end within {2 * PAGE_S:g} s"
+        return self._failure
 
     def poll(self) -> None:
         """Read the page and bring both sides up to date."""
+        self._began = time.monotonic()
         try:
             series = read_series(self._page(), self._tenants)
         except BadPage as error:
-            if self.trouble != str(error):
+            if self._failure != str(error):
                 log.warning("upstream's metrics: %s", error)
-            self.trouble = str(error)
+            self._failure = str(error)
             return
-        self.trouble = ""
+        finally:
+            self._began = None
+        self._failure = ""
         self._update(series, self._settled(), self._clock())
 
     def start(self) -> None:
