@@ -211,6 +211,24 @@ HEALTH: Schema = {
             {"applied": whole("With success."), "refused": whole("With a refusal.")},
         ),
         "clockSteps": whole("Jumps of the wall clock by more than a minute."),
+        "reconciliation": {
+            "type": "object",
+            "description": "Of a process that takes pushes: bytes sent upstream by how their charge"
+            " ended; with --upstream-metrics also what upstream received, what was charged, and"
+            " why they differ.",
+            "properties": {
+                "settledBytes": {"type": "object", "additionalProperties": {"type": "integer"}},
+                "tenants": array({"type": "string"}, "Those of upstream that are compared."),
+                "error": {"type": ["string", "null"], "description": "Why upstream's page is bad."},
+                "since": text("When both sides began."),
+                "checked": text("When upstream's counter was read last."),
+                "counterResets": whole("How often upstream's counter began again."),
+                "receivedBytes": whole("By upstream's counter."),
+                "chargedBytes": whole("What became usage."),
+                "differenceBytes": {"type": "integer", "description": "received - charged."},
+                "words": array({"type": "string"}, "The same in sentences, with the reasons."),
+            },
+        },
     },
     "required": [
         "status",
