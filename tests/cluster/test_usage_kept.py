@@ -155,6 +155,8 @@ def test_a_crd_that_is_deleted_and_applied_again_gives_no_team_its_limit_again(
     for agent in nodes:
         assert agent.send(push_to("shop", 10_000)).status == 204
         assert agent.teams()["team"]["nodeUsage"] in (500_000, 400_000)
+    wait_until(lambda: summed(cluster) == LIMIT, "all of it is reported again", 60)
+    wait_until(lambda: lost(cluster) == "False", "nothing is missing")
     assert used(cluster) == LIMIT
     path = "/apis/events.k8s.io/v1/namespaces/shop/events"
     reasons = [event["reason"] for event in cluster.call("GET", path).json["items"]]
