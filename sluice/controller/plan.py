@@ -84,9 +84,16 @@ def row_of(
     counts = clamped(today[: columns.COUNTS])
     if old.get("currentDay") == window.day_key(windows.day)[2:]:
         day = max(day, old.get("currentUsage", 0))
+        # One or the other whole, so that they still add up.
+        counts = max(counts, columns.read_outcomes(old.get("today") or {}), key=received)
     if old.get("currentMonth") == window.month_key(windows.month)[2:]:
         month = max(month, old.get("monthlyUsage", 0))
     return usage.Row(own, ledger.Usage(day, month, counts, counts), windows, now)
+
+
+def received(counts: Sequence[int]) -> int:
+    """The bytes that came in, of outcome counts."""
+    return counts[columns.RECEIVED + 1]
 
 
 def summed(own: budget.Budget, sums: totals.Totals, windows: window.Windows) -> tuple[int, int]:

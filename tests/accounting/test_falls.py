@@ -47,6 +47,7 @@ def test_what_was_published_stands_when_an_object_is_lost(world: World) -> None:
     status = world.status(KEY)
     assert (status["currentUsage"], status["monthlyUsage"]) == (1_000_000, 1_000_000)
     assert status["decision"] == "Drop"
+    assert status["today"]["forwarded"] == {"entries": 2, "bytes": 1_000_000}
     assert b.push("shop", 1) == 0
     assert condition(world) == ("True", "UsageFell")
     (event,) = events(world)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import hypothesis
 import hypothesis.strategies as st
-from cluster_model import KEY, TODAY, World, own
+from cluster_model import KEY, TODAY, World, nodeusage, own
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 
@@ -99,6 +99,22 @@ class Faults(RuleBasedStateMachine):
         if node.is_up and usage is not None and f"{name} 2" not in self.world.nodes:
             self.world.api.fault = ""
             self.world.api.delete_node(name)
+
+    @rule(number=st.integers(0, 2), is_lost=st.booleans())
+    def lose_ledger(self, number: int, is_lost: bool) -> None:
+        name = nodeusage.ledger_name(number)
+        if ("nodelogusages", name) not in self.world.api.objects:
+            return
+        # No other process has what it holds: the leader has seen it, and lives.
+        self.world.api.fault = ""
+        self.world.control()
+        if is_lost:
+            self.world.api.lose(name)
+        else:
+            self.world.api.delete_node(name)
+        for _ in range(3):
+            self.world.pass_time(3)
+            self.world.control()
 
     @rule(name=nodes)
     def remove_node(self, name: str) -> None:
