@@ -7,6 +7,8 @@ from the real one.
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sluice.agent import answer
 from sluice.agent.answer import Settlement
@@ -201,3 +203,18 @@ def test_an_answer_that_was_cut_says_nothing_of_the_rest_and_is_charged():
 
 def test_a_number_of_any_length_is_no_defect():
     assert settled(429, limited(int("9" * 4_000), 10)).is_charged
+
+
+@given(
+    status=st.integers(0, 1000),
+    before=st.sampled_from([b"", b"{", b'{"message": "', b"rpc error: code = Unknown desc = "]),
+    beginning=st.sampled_from([b"", *(text.encode() for _, text, _ in ROWS)]),
+    rest=st.binary(max_size=80),
+    entries=st.integers(0, 20),
+)
+def test_any_answer_is_settled(status, before, beginning, rest, entries):
+    """No answer raises, and one that is not Loki's own is never a charge but for a 2xx."""
+    found = answer.settlement_of(status, before + beginning + rest, entries)
+    assert isinstance(found, Settlement)
+    if not beginning and not before and not 200 <= status < 300:
+        assert not found.is_charged

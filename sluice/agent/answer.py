@@ -108,7 +108,7 @@ BLOCKED = 260
 AMBIGUOUS = (BLOCKED, 400, 429)
 LAST_LINE = re.compile(IGNORED + rb"(?: for stream: |\s*\Z)")
 # What gRPC puts before an error that passed from the ingester to the distributor.
-WRAPPED = re.compile(rb"rpc error: code = \w+(?:\(\d+\))? desc = ")
+WRAPPED = re.compile(rb"(?:rpc error: code = \w+(?:\(\d+\))? desc = ){1,4}")
 
 
 def settlement_of(status: int, text: bytes, entries: int) -> Settlement:
@@ -162,9 +162,8 @@ def without_wrapping(text: bytes) -> bytes:
     text = text.lstrip()
     if text.startswith(b"{"):
         text = json_message(text)
-    while wrapped := WRAPPED.match(text):
-        text = text[wrapped.end() :]
-    return text
+    wrapped = WRAPPED.match(text)
+    return text[wrapped.end() :] if wrapped else text
 
 
 def json_message(text: bytes) -> bytes:
