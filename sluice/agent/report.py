@@ -191,8 +191,11 @@ class Reporter:
 
     def _note_end(self, error: client.ApiError) -> None:
         """Note whether this process may report at all."""
-        if self._may_report or not isinstance(error, client.Forbidden):
-            # An API server that is away, or takes nothing now, says nothing of our rights.
+        is_denied = isinstance(error, client.Forbidden) and not isinstance(
+            error, client.Terminating
+        )
+        if self._may_report or not is_denied:
+            # An API server that is away, or a CRD being deleted, says nothing of our rights.
             self.forbidden_since = None
         elif self.forbidden_since is None:
             self.forbidden_since = self._monotonic()

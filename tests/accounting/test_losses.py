@@ -1,9 +1,12 @@
 """Cluster accounting when usage objects are lost, and when two agents run on one node."""
 
+from typing import Any
+
 import pytest
 from cluster_model import KEY, TODAY, Node, World, nodeusage, own
 
 from sluice import jsonfile, pace
+from sluice.kube import client
 
 
 def used(world: World) -> int:
@@ -301,3 +304,48 @@ def test_notes_of_the_last_version_are_read(world: World) -> None:
     )
     a.start()
     assert a.reporter._state.folded == {month: {KEY: [4_000]}}
+
+
+class Refusing:
+    """The API server as an agent sees it whose reports it refuses."""
+
+    def __init__(self, world: World) -> None:
+        self.api = world.api
+        self.error: client.ApiError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.api, name)
+
+    def create_node_usage(self, obj: dict[str, Any]) -> Any:
+        if self.error is not None:
+            raise self.error
+        return self.api.create_node_usage(obj)
+
+
+def test_only_an_agent_whose_every_report_is_forbidden_may_not_report(world: World) -> None:
+    a = world.node("a")
+    a.reporter._api = api = Refusing(world)
+
+    def forbidden_for() -> float | None:
+        """Seconds, after two minutes of tries."""
+        for _ in range(120):
+            world.pass_time(1)
+            a.tick()
+        since = a.reporter.forbidden_since
+        return None if since is None else world.mono - since
+
+    api.error = client.Forbidden("this token is not bound to a pod on a node")
+    assert (forbidden_for() or 0) > 60
+    for other in client.Unreachable("down"), client.Terminating("the CRD is being deleted"):
+        api.error = other
+        assert forbidden_for() is None
+    api.error = client.Forbidden("this token is not bound to a pod on a node")
+    assert (forbidden_for() or 0) > 60
+    api.error = None
+    assert forbidden_for() is None
+    # It may: what is forbidden later is another fault, and this agent is in the sums.
+    world.api.lose("a")
+    a.push("shop", 1)
+    api.error = client.Forbidden("an administrator's mistake")
+    assert forbidden_for() is None
+    assert a.reporter.complaint == "an administrator's mistake"
