@@ -38,7 +38,7 @@ class AddressType(click.ParamType[Address]):
         """Click's hook."""
         if isinstance(value, Address):
             return value
-        host, colon, port = value.rpartition(":")
+        host, colon, port = value.strip().rpartition(":")
         if not (colon and PORT.fullmatch(port) and int(port) < 65_536):
             self.fail(f"{value!r} is not HOST:PORT with a port from 0 to 65535", param, ctx)
         return Address(host.strip("[]") or "0.0.0.0", int(port))
@@ -136,11 +136,12 @@ class SinkType(LinesType[str]):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
         """Click's hook."""
+        text = str(value).strip()
         try:
-            url.check(value)
+            url.check(text)
         except errors.BadRequest as error:
             self.fail(error.message, param, ctx)
-        return str(value)
+        return text
 
 
 class LabelType(click.ParamType[str]):
@@ -237,16 +238,24 @@ class UrlType(click.ParamType[str]):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
         """Click's hook."""
+        # A file or a Secret ends with a line end more often than not.
+        text = str(value).strip()
         try:
-            parts = urllib.parse.urlsplit(value)
-            is_good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            parts = urllib.parse.urlsplit(text)
+            is_good = parts.scheme in ("http", "https") and bool(parts.hostname)
             is_good = is_good and not parts.fragment and (self._has_query or not parts.query)
         except ValueError:
-            is_good = False
+            parts, is_good = urllib.parse.urlsplit(""), False
         if not is_good:
             # It may hold a password, or be a secret as a whole.
             self.fail(f"what was given is not a URL such as {self._example}", param, ctx)
-        return str(value).rstrip("/")
+        try:
+            is_port = parts.port != 0
+        except ValueError:
+            is_port = False
+        if not is_port:
+            self.fail("the port of what was given is not one from 1 to 65535", param, ctx)
+        return text.rstrip("/")
 
 
 DASHBOARD_LISTEN = option(

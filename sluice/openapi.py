@@ -244,6 +244,7 @@ PUSH: Operation = {
         "413": {"$ref": "#/components/responses/TooLarge"},
         "502": {"description": "Upstream answered with what is no answer to a push."},
         "503": {"$ref": "#/components/responses/Unavailable"},
+        "508": {"description": "The push comes from this Sluice itself: upstream leads back."},
         "default": {"description": "What upstream said."},
     },
 }

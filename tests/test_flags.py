@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
+from sluice import flags, settings
 from sluice.__main__ import main
 
 
@@ -45,3 +47,22 @@ def test_a_flag_that_may_be_repeated_is_taken_as_often_as_it_is_given(tmp_path: 
     # Its first mistake is the missing file.
     assert "none.yaml" in done.output
     assert "given" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("type_", "value", "wanted"),
+    [
+        (flags.AddressType(), " 127.0.0.1:8080\n", settings.Address("127.0.0.1", 8080)),
+        (flags.UrlType(), "\thttp://prometheus:9090/ \n", "http://prometheus:9090"),
+        (flags.SinkType(), "alertmanager://a:9093 ", "alertmanager://a:9093"),
+    ],
+)
+def test_white_space_around_an_address_is_not_a_part_of_it(type_, value, wanted):
+    assert type_.convert(value, None, None) == wanted
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "99999", "http"])
+def test_a_port_that_is_none_is_said_without_the_rest_of_a_url(port):
+    with pytest.raises(click.BadParameter, match="from 1 to 65535") as caught:
+        flags.UrlType().convert(f"http://user:secret@prometheus:{port}", None, None)
+    assert "secret" not in caught.value.message
