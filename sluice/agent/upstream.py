@@ -21,7 +21,7 @@ from sluice.agent.destination import Destination, Proxy
 from sluice.agent.http_response import REPLY_MAX as REPLY_MAX
 from sluice.agent.http_response import BadAnswer
 from sluice.agent.http_response import Reply as Reply
-from sluice.agent.upstream_state import UpstreamState, wants_tls, why_not_taken
+from sluice.agent.upstream_state import UpstreamState, fault_of_the_way, why_not_taken
 from sluice.settings import Address
 from sluice.wire import loki
 
@@ -134,8 +134,8 @@ class Upstream:
         head = self._head(target, len(body), headers)
         try:
             reply = self._exchange(head, body, time.monotonic() + self.timeout)
-            if wants_tls(reply):
-                raise BadAnswer("it speaks TLS: its URL begins with https://")
+            if fault := fault_of_the_way(reply):
+                raise BadAnswer(fault)
         except (OSError, BadAnswer) as error:
             self.close()
             words = str(error)

@@ -29,10 +29,20 @@ HINTS = {
     404: "--upstream is to name a server that takes Loki's pushes",
     405: "--upstream is to name a server that takes Loki's pushes",
 }
-# Go's net/http, nginx and Apache, each in an answer 400.
-TLS_WANTED = re.compile(
-    rb"HTTP request to an HTTPS server|plain HTTP request was sent to HTTPS port"
-    rb"|speaking plain HTTP to an SSL-enabled server port"
+# Answers 400 that are not about the push: a shipper that got them would throw its lines away.
+# Of Go's net/http, nginx and Apache.
+NOT_ABOUT_THE_PUSH = (
+    (
+        re.compile(
+            rb"HTTP request to an HTTPS server|plain HTTP request was sent to HTTPS port"
+            rb"|speaking plain HTTP to an SSL-enabled server port"
+        ),
+        "it speaks TLS: its URL begins with https://",
+    ),
+    (
+        re.compile(rb"No required SSL certificate was sent|The SSL certificate error"),
+        "it wants a client certificate that it trusts: see --upstream-cert",
+    ),
 )
 
 
@@ -162,6 +172,10 @@ def why_not_taken(reply: Reply) -> str:
     return f"{words} ({HINTS[status]})" if status in HINTS else words
 
 
-def wants_tls(reply: Reply) -> bool:
-    """Whether it is what a TLS server says to a request that is not encrypted."""
-    return reply.status == 400 and TLS_WANTED.search(reply.body) is not None
+def fault_of_the_way(reply: Reply) -> str:
+    """What is wrong with the way to upstream, where it answers 400 for that; "" otherwise."""
+    if reply.status == 400:
+        for pattern, words in NOT_ABOUT_THE_PUSH:
+            if pattern.search(reply.body):
+                return words
+    return ""
