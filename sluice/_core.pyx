@@ -24,9 +24,9 @@ from sluice._json cimport scan_json as scan_json_body
 from sluice._json_split cimport split_json as split_json_body
 from sluice._judge cimport PROTOBUF, TALLY_COLUMNS, Push, judge_push
 from sluice._scan cimport (
-    BAD_ESCAPE, BAD_JSON, BAD_TAG, BAD_TYPE, BAD_TYPE_JSON, ENTRY_COLUMNS, OK, OVERLONG,
-    STREAM_COLUMNS, STREAM_COUNT, STREAM_FIRST, STREAM_LABELS, STREAM_LABELS_END, TOO_DEEP,
-    TRUNCATED, UNFINISHED, Found,
+    BAD_ESCAPE, BAD_JSON, BAD_TAG, BAD_TIME, BAD_TIME_NS, BAD_TIME_TEXT, BAD_TYPE, BAD_TYPE_JSON,
+    ENTRY_COLUMNS, OK, OVERLONG, STREAM_COLUMNS, STREAM_COUNT, STREAM_FIRST, STREAM_LABELS,
+    STREAM_LABELS_END, TOO_DEEP, TRUNCATED, UNFINISHED, Found,
 )
 from sluice._split cimport split_push as split_push_body
 from sluice._survey cimport Survey, survey_batch
@@ -51,12 +51,21 @@ WORDS = {
     BAD_ESCAPE: "an escape sequence that Loki refuses",
     TOO_DEEP: "nested deeper than 10000 levels",
     UNFINISHED: "the body ends inside a JSON value",
+    BAD_TIME_NS: "Loki takes nanoseconds since 1970 here, as a decimal integer of 64 bits",
+    BAD_TIME_TEXT: 'Loki takes RFC 3339 here, such as "2026-11-22T12:00:00.5Z"',
 }
 
 
-cdef refuse(int code, Found *found):
+cdef refuse(int code, Found *found, const uint8_t[::1] body):
     if code == TRUNCATED:
         words = f"length {found.need} exceeds the {found.left} bytes left"
+    elif code == BAD_TIME:
+        words = (
+            f"a timestamp of {<int64_t>found.need} s and {<int32_t>found.left} ns: Loki takes the"
+            " years 1 to 9999, and 0 to 999999999 ns")
+    elif code == BAD_TIME_NS or code == BAD_TIME_TEXT:
+        text = bytes(body[found.at:found.at + errors.EXCERPT_BYTES]).split(b'"')[0]
+        words = f"timestamp {errors.excerpt(text)}: {WORDS[code]}"
     else:
         words = WORDS[code]
     place = f"byte {found.at}"
@@ -97,7 +106,7 @@ def scan_push(
     elif n:
         code = scan_push_body(&found, &body[0], n)
     if code != OK:
-        refuse(code, &found)
+        refuse(code, &found, body)
     return found.streams, found.entries
 
 
@@ -115,7 +124,7 @@ def scan_json(
     with nogil:
         code = scan_json_body(&found, at, n, legacy)
     if code != OK:
-        refuse(code, &found)
+        refuse(code, &found, body)
     return found.streams, found.entries, bool(found.is_mixed)
 
 
@@ -187,6 +196,14 @@ cdef check_rows(const int64_t[:, ::1] stream, const int64_t[:, ::1] entry, int64
                 f" {entry.shape[0]} rows, {outcomes} outcomes")
 
 
+cdef object learned(learn, bytes key, int64_t s):
+    """The owner of a label string that is not known; a refusal names the stream."""
+    try:
+        return learn(key)
+    except errors.BadPush as error:
+        raise errors.BadPush(f"stream {s}: {error.message}") from None
+
+
 def assign(
     const uint8_t[::1] body not None,
     int dialect,
@@ -221,7 +238,7 @@ def assign(
         if size:
             memcpy(PyBytes_AS_STRING(key) + 1, &body[at], size)
         found = PyDict_GetItem(known, key)
-        owner = <object>found if found != NULL else learn(key)
+        owner = <object>found if found != NULL else learned(learn, key, s)
         row = owner >> 32
         if s == 0 or row != last:
             team = place.setdefault(row, len(place))

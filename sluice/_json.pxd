@@ -6,7 +6,7 @@
 
 Rule 1: nothing here allocates, raises, recurses or touches a Python object.
 Rule 2: what Loki takes is taken, with as many entries and the same size. What Loki refuses
-may pass where refusing it takes more code (numbers, times, types of fields that do not
+may pass where refusing it takes more code (numbers, types of fields that do not
 matter), for Loki judges the body again; brackets, commas and quotes that do not match never
 do.
 Rule 3: the rows say what Loki reads, but for a body that is `mixed`, where no raw bytes do.
@@ -22,16 +22,18 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memset
 
 from sluice._json_text cimport (
-    ASCII_FOLD, COERCED, EXACT, GO_FOLD, GREEDY, PAIRED, Json, Text, hash_name, is_name,
+    ASCII_FOLD, COERCED, EXACT, GO_FOLD, GREEDY, PAIRED, Json, Text, fail, hash_name, is_name,
     is_same, read_string,
 )
 from sluice._json_token cimport (
     mistyped, more, peek, read_key, skip_value, take_null, take_open, take_string,
 )
 from sluice._scan cimport (
-    OK, STREAM_AT, STREAM_BODY, STREAM_COLUMNS, STREAM_COUNT, STREAM_END, STREAM_FIRST,
-    STREAM_LABELS, STREAM_LABELS_END, STREAM_SIZE, Found, add_entry, open_stream,
+    BAD_TIME_NS, BAD_TIME_TEXT, OK, STREAM_AT, STREAM_BODY, STREAM_COLUMNS, STREAM_COUNT,
+    STREAM_END, STREAM_FIRST, STREAM_LABELS, STREAM_LABELS_END, STREAM_SIZE, Found, add_entry,
+    open_stream,
 )
+from sluice._time cimport is_time_ns, is_time_text
 
 cdef enum:
     NAMES_MAX = 128        # legacy: names of an entry's metadata that later ones are held against
@@ -129,6 +131,9 @@ cdef inline int64_t scan_array_entry(Json *c, int64_t *part_out) noexcept nogil:
             take_string(c, GREEDY, &text)
             part_out[TIME_AT] = text.at
             part_out[TIME_END] = text.end
+            if c.code == OK and not is_time_ns(c.body + text.at, text.end - text.at):
+                c.at = text.at
+                fail(c, BAD_TIME_NS)
         elif i == 1:
             take_string(c, PAIRED, &text)
             part_out[LINE_AT] = text.at
@@ -160,6 +165,9 @@ cdef inline int64_t scan_object_entry(Json *c, int64_t *part_out) noexcept nogil
                 take_string(c, GREEDY, &text)
                 part_out[TIME_AT] = text.at
                 part_out[TIME_END] = text.end
+                if c.code == OK and not is_time_text(c.body + text.at, text.end - text.at, &c.time):
+                    c.at = text.at
+                    fail(c, BAD_TIME_TEXT)
         elif is_name(c.body, &key, GREEDY, b"line", GO_FOLD):
             memset(&text, 0, sizeof(Text))
             if not take_null(c):
@@ -290,7 +298,7 @@ cdef inline int scan_json(Found *found, const uint8_t *body, int64_t n, bint leg
     `found.is_mixed` comes out true, Loki would read more from the body than the rows say:
     split_json's body has what they say.
     """
-    cdef Json c = Json(body=body, n=n, at=0, code=OK, legacy=legacy, earlier=0)
+    cdef Json c = Json(body=body, n=n, at=0, code=OK, legacy=legacy, earlier=0, time=NULL)
     cdef Text key
     cdef int64_t i = 0
     found.streams = found.entries = 0
@@ -317,7 +325,7 @@ cdef inline int json_entry_parts(
     Args:
         parts_out: [4], raw ranges between the quotes: time, line; zeros where there is none.
     """
-    cdef Json c = Json(body=body, n=end, at=at, code=OK, legacy=legacy, earlier=0)
+    cdef Json c = Json(body=body, n=end, at=at, code=OK, legacy=legacy, earlier=0, time=NULL)
     memset(parts_out, 0, PARTS * sizeof(int64_t))
     scan_entry(&c, parts_out)
     return c.code

@@ -52,6 +52,7 @@ cdef struct Json:
     int code               # the first error; once there is one, nothing is read any more
     bint legacy
     int64_t earlier        # stream rows that an earlier "streams" list has left
+    const uint8_t *time    # legacy: the last timestamp that was taken, or NULL
 
 cdef struct Text:
     int64_t at             # between the quotes

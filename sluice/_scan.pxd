@@ -38,6 +38,10 @@ cdef enum:
     BAD_ESCAPE = -7        # a \ sequence that Loki refuses
     TOO_DEEP = -8          # nested beyond JSON_DEPTH_MAX
     UNFINISHED = -9        # JSON: the body ends inside a value
+    # Timestamps that Loki refuses, see _time.pxd.
+    BAD_TIME = -10         # protobuf: seconds or nanoseconds out of range
+    BAD_TIME_NS = -11      # v1 JSON: not an int64
+    BAD_TIME_TEXT = -12    # legacy JSON: not RFC 3339
 
 cdef struct Found:
     int64_t *stream        # [stream_room, STREAM_COLUMNS]
@@ -50,8 +54,8 @@ cdef struct Found:
     int64_t at             # after an error: the offset of the culprit
     int64_t in_stream      # and the stream and the entry that were being read, or -1
     int64_t in_entry
-    uint64_t need          # after TRUNCATED: the length that was declared
-    uint64_t left          # after TRUNCATED: the bytes that were left
+    uint64_t need          # after TRUNCATED: the length that was declared; BAD_TIME: seconds
+    uint64_t left          # after TRUNCATED: the bytes that were left; BAD_TIME: nanoseconds
 
 
 cdef inline int64_t *open_stream(Found *found) noexcept nogil:

@@ -9,7 +9,8 @@
 A repeated scalar: the last one counts. Fields come in any order, unknown ones are skipped.
 Size of an entry: its line and its structured metadata's names and values, as Loki bills
 them, which leaves out a pair named detected_level.
-Timestamps and `parsed` are not opened: Loki judges them.
+A Timestamp (1 seconds: int64  2 nanos: int32) that Loki refuses is refused, because Loki refuses
+the whole push for it. One with unknown fields is left to Loki, and so is `parsed`.
 
 Source: pkg/push/push.proto and pkg/util/entry_size.go of Loki 3.7.8.
 """
@@ -20,9 +21,11 @@ from sluice._cursor cimport (
     BYTES, VARINT, Cursor, read_length, read_tag, read_varint, skip_value,
 )
 from sluice._scan cimport (
-    BAD_TYPE, OK, STREAM_AT, STREAM_BODY, STREAM_COUNT, STREAM_END, STREAM_FIRST, STREAM_LABELS,
-    STREAM_LABELS_END, STREAM_SIZE, Found, add_entry, open_stream,
+    BAD_TIME, BAD_TYPE, OK, STREAM_AT, STREAM_BODY, STREAM_COUNT, STREAM_END, STREAM_FIRST,
+    STREAM_LABELS, STREAM_LABELS_END, STREAM_SIZE, Found, add_entry, open_stream,
 )
+
+from sluice._time cimport is_in_time
 
 cdef struct Span:
     const uint8_t *at
@@ -75,6 +78,34 @@ cdef inline int read_pair(Span message, Cursor *outer, int64_t *size_out) noexce
     return OK
 
 
+cdef inline int check_time(Span message, Cursor *outer) noexcept nogil:
+    """See whether Loki refuses a Timestamp."""
+    cdef Cursor c
+    cdef uint64_t number
+    cdef uint64_t seconds = 0
+    cdef uint64_t nanos = 0
+    cdef int32_t field
+    cdef int wire_type, code
+    c.at = message.at
+    c.end = message.at + message.size
+    while c.at < c.end:
+        code = read_tag(&c, &field, &wire_type)
+        if code == OK:
+            if field > 2:
+                return OK
+            code = read_varint(&c, &number) if wire_type == VARINT else BAD_TYPE
+        if code != OK:
+            return fail(outer, &c, code)
+        if field == 1:
+            seconds = number
+        else:
+            nanos = number
+    if is_in_time(<int64_t>seconds, <int32_t>nanos):
+        return OK
+    c.at, c.need, c.left = message.at, seconds, nanos
+    return fail(outer, &c, BAD_TIME)
+
+
 cdef inline int read_entry(
     Span message, Cursor *outer, Span *time_out, Span *line_out, int64_t *size_out
 ) noexcept nogil:
@@ -93,6 +124,8 @@ cdef inline int read_entry(
         if code == OK:
             if field == 1:
                 code = read_bytes(&c, wire_type, time_out)
+                if code == OK:
+                    code = check_time(time_out[0], &c)
             elif field == 2:
                 code = read_bytes(&c, wire_type, line_out)
             elif field == 3:

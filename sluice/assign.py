@@ -55,15 +55,19 @@ class Known:
         self._bytes = 0
 
     def learn(self, key: bytes) -> int:
-        """Parse a label string and remember its owner, which is returned."""
+        """Parse a label string and remember its owner, which is returned.
+
+        Raises:
+            BadPush: Loki cannot parse it, and refuses the whole push for it.
+        """
         found = self._parsed(key[1:], loki.Dialect(key[0]))
-        # Streams whose labels do not parse belong to nobody: upstream will judge them.
+        if found is None:
+            raise errors.BadPush(f"Loki cannot parse the labels {errors.excerpt(key[1:])}")
         own = self.rules.table
-        index = own.team_of(found) if found is not None else -1
+        index = own.team_of(found)
         key_of = own.budgets[index].key if index >= 0 else ""
-        place = (own.namespace_of(found), own.app_of(found)) if found is not None else ("", "")
-        app = self._apps.number(key_of, *place)
-        if found is not None and table.has_loki_label(found):
+        app = self._apps.number(key_of, own.namespace_of(found), own.app_of(found))
+        if table.has_loki_label(found):
             self.has_loki_streams = True
             app |= LOKI_STREAM
         owner = int(self.rules.row_of[index]) << 32 | app
@@ -79,7 +83,8 @@ class Known:
         if dialect is loki.Dialect.PROTOBUF:
             return labels.parse_metric(raw)
         if dialect is loki.Dialect.JSON:
-            return labels.parse_json_labels(raw)
+            # No "stream" at all is no labels; of a string Loki reads what is between its quotes.
+            return labels.parse_json_labels(raw.strip(b'"')) if raw else {}
         text = labels.parse_json_string(raw)
         return None if text is None else labels.parse_metric(text)
 

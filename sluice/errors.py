@@ -6,6 +6,9 @@ on status 500 means a defect of Sluice.
 Rule 2: a message says what, where, and the two numbers that disagree.
 """
 
+# Bytes of a client that an error shows at most.
+EXCERPT_BYTES = 100
+
 
 class SluiceError(Exception):
     """Something was refused; `status` is the HTTP status that tells the caller so."""
@@ -15,6 +18,11 @@ class SluiceError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+
+
+def excerpt(raw: bytes) -> str:
+    """The beginning of what a client sent, in quotes, for the text of an error."""
+    return '"' + repr(raw[:EXCERPT_BYTES])[2:-1] + '"'
 
 
 class BadRequest(SluiceError):

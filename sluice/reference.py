@@ -144,7 +144,10 @@ def assign(
                 f" at most {LABELS_MAX} are read"
             )
         key = bytes([dialect]) + bytes(body[at:end])
-        owner = known[key] if key in known else learn(key)
+        try:
+            owner = known[key] if key in known else learn(key)
+        except errors.BadPush as error:
+            raise errors.BadPush(f"stream {s}: {error.message}") from None
         team_out[s] = place.setdefault(owner >> 32, len(place))
         app_out[s] = owner % 2**31
     return list(place)

@@ -5,22 +5,33 @@ but a string is unescaped here, and measured afterwards. Why Loki reads what it 
 said there.
 """
 
+import calendar
 import enum
 import itertools
 import re
-from collections.abc import Iterator, MutableSequence, Sequence
+from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from typing import NoReturn
 
 from sluice import errors
 
 BAD_JSON, BAD_TYPE_JSON, BAD_ESCAPE, TOO_DEEP, UNFINISHED = range(-5, -10, -1)
+BAD_TIME_NS, BAD_TIME_TEXT = -11, -12
 WORDS = {
     BAD_JSON: "not what JSON allows here",
     BAD_TYPE_JSON: "a JSON value of a kind that a push cannot have here",
     BAD_ESCAPE: "an escape sequence that Loki refuses",
     TOO_DEEP: "nested deeper than 10000 levels",
     UNFINISHED: "the body ends inside a JSON value",
+    BAD_TIME_NS: "Loki takes nanoseconds since 1970 here, as a decimal integer of 64 bits",
+    BAD_TIME_TEXT: 'Loki takes RFC 3339 here, such as "2026-11-22T12:00:00.5Z"',
 }
+# What jsonparser reads as an integer, but for its size; "-" is 0.
+WHOLE_NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)?")
+# What Go reads as RFC 3339, but for the ranges.
+TIME_TEXT = re.compile(
+    rb"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{1,2}):([0-9]{2}):([0-9]{2})"
+    rb"(?:[.,][0-9]+)?(?:Z|[+-][0-9]{2}:[0-9]{2})"
+)
 UNSPECIAL = re.compile(rb'[^"\\]*')
 JSON_DEPTH_MAX = 10_000
 NAMES_MAX = 128
@@ -79,6 +90,26 @@ def place(stream: int, entry: int) -> str:
     return where + (f"entry {entry}, " if entry >= 0 else "")
 
 
+def is_time_ns(text: bytes) -> bool:
+    """Whether Loki takes a v1 timestamp."""
+    if not text or not WHOLE_NUMBER.fullmatch(text):
+        return False
+    # Python reads no more than some thousand digits.
+    return len(text) <= 20 and -(2**63) <= int(text if text != b"-" else 0) < 2**63
+
+
+def is_time_text(text: bytes) -> bool:
+    """Whether Loki takes a legacy timestamp."""
+    found = TIME_TEXT.fullmatch(text)
+    if found is None:
+        return False
+    year, month, day, hour, minute, second = map(int, found.groups())
+    if not 1 <= month <= 12 or hour > 23 or minute > 59 or second > 59:
+        return False
+    # The Gregorian calendar repeats after 400 years; datetime has no year 0.
+    return 1 <= day <= calendar.monthrange(year or 400, month)[1]
+
+
 class Reader:
     """A place in a JSON body, and the streams and entries found before it."""
 
@@ -94,9 +125,9 @@ class Reader:
 
     # tokens
 
-    def refuse(self, code: int) -> NoReturn:
+    def refuse(self, code: int, what: str = "") -> NoReturn:
         where = place(self.in_stream, self.in_entry)
-        raise errors.BadPush(f"{where}byte {self.at}: {WORDS[code]}")
+        raise errors.BadPush(f"{where}byte {self.at}: {what}{WORDS[code]}")
 
     def malformed(self) -> NoReturn:
         self.refuse(BAD_JSON if self.peek() else UNFINISHED)
@@ -278,6 +309,14 @@ class Reader:
                 first.setdefault(hashed, (name, own))
         return size
 
+    def check_time(self, part: list[int], is_taken: Callable[[bytes], bool], code: int) -> None:
+        """See whether Loki refuses the timestamp of an entry."""
+        at, end = part[:2]
+        if not is_taken(self.body[at:end]):
+            self.at = at
+            text = self.body[at : at + errors.EXCERPT_BYTES].split(b'"')[0]
+            self.refuse(code, f"timestamp {errors.excerpt(text)}: ")
+
     def scan_array_entry(self) -> tuple[int, list[int]]:
         """v1: [time, line, metadata]; gives size and parts."""
         part = [0, 0, 0, 0]
@@ -289,6 +328,7 @@ class Reader:
         for i in self.items(b"]"):
             if i == 0:
                 *part[0:2], _ = self.take_string(Grammar.GREEDY)
+                self.check_time(part, is_time_ns, BAD_TIME_NS)
             elif i == 1:
                 *part[2:4], line = self.take_string(Grammar.PAIRED)
                 size += len(line)
@@ -312,6 +352,7 @@ class Reader:
             if name == b"ts":
                 if not self.take_null():
                     *part[0:2], _ = self.take_string(Grammar.GREEDY)
+                    self.check_time(part, is_time_text, BAD_TIME_TEXT)
             elif name == b"line":
                 *part[2:4], line = 0, 0, b""
                 if not self.take_null():

@@ -14,6 +14,9 @@ STREAM_COLUMNS, ENTRY_COLUMNS = 8, 3
 BAD_TAG = "a field number below 1, or a group's end without its start"
 BAD_TYPE = "a wire type that this field cannot have"
 OVERLONG = "a varint of more than ten bytes"
+OUT_OF_TIME = "Loki takes the years 1 to 9999, and 0 to 999999999 ns"
+# 0001-01-01 and 10000-01-01
+SECONDS_MIN, SECONDS_END, NANOS_END = -62_135_596_800, 253_402_300_800, 10**9
 
 Rows = MutableSequence[MutableSequence[int]]
 
@@ -125,6 +128,25 @@ def pair_size(body: bytes, at: int, end: int) -> int:
     return name[1] - name[0] + value[1] - value[0]
 
 
+def check_time(body: bytes, at: int, end: int) -> None:
+    """See whether Loki refuses a Timestamp: 1 seconds, 2 nanoseconds; others are left to Loki."""
+    seconds = nanos = 0
+    for c, _, field, wire_type in fields(body, at, end):
+        if field > 2:
+            return
+        if wire_type != VARINT:
+            raise c.refuse(BAD_TYPE)
+        number = c.varint()
+        if field == 1:
+            seconds = number - (number >> 63 << 64)
+        else:
+            nanos = number % 2**32
+    nanos -= nanos >> 31 << 32
+    if not (SECONDS_MIN <= seconds < SECONDS_END and 0 <= nanos < NANOS_END):
+        words = f"a timestamp of {seconds} s and {nanos} ns: {OUT_OF_TIME}"
+        raise Cursor(body, at, end).refuse(words)
+
+
 def read_entry(body: bytes, at: int, end: int) -> tuple[bytes, bytes, int]:
     """The raw timestamp, the line, and the billed size of an Entry."""
     time = line = (0, 0)
@@ -132,6 +154,7 @@ def read_entry(body: bytes, at: int, end: int) -> tuple[bytes, bytes, int]:
     for c, _, field, wire_type in fields(body, at, end):
         if field == 1:
             time = c.span(wire_type)
+            check_time(body, *time)
         elif field == 2:
             line = c.span(wire_type)
         elif field == 3:

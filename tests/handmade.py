@@ -38,6 +38,11 @@ def pair(name: bytes, value: bytes) -> bytes:
     return sized(1, name) + sized(2, value)
 
 
+def timestamp(seconds: int, nanos: int) -> bytes:
+    """A Timestamp's payload; negative numbers take ten bytes, as protobuf writes them."""
+    return tag(1, VARINT) + varint(seconds % 2**64) + tag(2, VARINT) + varint(nanos % 2**64)
+
+
 def entry(line: bytes, *pairs: bytes, time: bytes = b"") -> bytes:
     """An Entry's payload; `time` is that of its Timestamp."""
     return sized(1, time) + sized(2, line) + b"".join(sized(3, own) for own in pairs)
@@ -105,9 +110,12 @@ def pushes(*, foreign: bool = True) -> st.SearchStrategy[bytes]:
 
     hashes = st.builds(lambda v, w: tag(3, VARINT) + varint(v, w), WORDS, width)
     pairs = joined(known(1, NAMES), known(2, LINES), unknown, most=3)
-    # Loki judges timestamps and `parsed`: to Sluice they are any bytes; to others, messages.
+    # Loki judges `parsed`: to Sluice it is any bytes; to others, messages.
     opaque = st.binary(max_size=9) if foreign else st.just(tag(1, VARINT) + varint(7))
-    time, line, pair = known(1, opaque), known(2, LINES), known(3, pairs)
+    seconds = st.builds(lambda n, w: tag(1, VARINT) + varint(n, w), st.integers(0, 2**37), width)
+    nanos = st.builds(lambda n, w: tag(2, VARINT) + varint(n, w), st.integers(0, 10**9 - 1), width)
+    times = joined(seconds, nanos, unknown, most=3)
+    time, line, pair = known(1, times), known(2, LINES), known(3, pairs)
     parsed = known(4, opaque if foreign else pairs)
     entries = joined(time, line, line, pair, parsed, unknown, least=1, most=5)
     own, labels = known(2, entries), known(1, st.binary(max_size=12))

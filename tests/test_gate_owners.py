@@ -28,10 +28,7 @@ from sluice.wire import loki
 @pytest.mark.parametrize(
     "labels",
     [
-        b'{namespace="shop"',
-        b'{namespace="shop", app="a"b"}',
         b"",
-        b"\xff\xfe",
         b'{namespace="free"}',
         b'{namespace=""}',
     ],
@@ -46,7 +43,7 @@ def test_streams_that_belong_to_nobody_pass_as_unbudgeted(labels):
     assert counts_of(gate, "shop/shop")["received"]["entries"] == 0
 
 
-@pytest.mark.parametrize("labels", [b'{namespace="free"}', b'{namespace="shop"'])
+@pytest.mark.parametrize("labels", [b'{namespace="free"}', b"{}"])
 def test_what_belongs_to_nobody_is_dropped_where_the_setting_says_so(labels):
     gate = Gate([make("shop", MIB)], drop_unbudgeted=True)
     judgement = gate.push(labelled(labels), now=NOON)

@@ -4,21 +4,23 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from json_scans import LEGACY, V1, outcome, scanned, sizes, split
 
 from sluice import _core, errors, reference_json
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
+TIMES_NS = st.integers(-(2**63), 2**63 - 1).map(str) | st.just("-")
+TIMES = st.datetimes().map(lambda time: time.isoformat() + "Z")
 NAMES = TEXT | st.sampled_from(["detected_level", "trace_id"])
 LABELS = st.dictionaries(TEXT, TEXT, max_size=2)
 METADATA = st.dictionaries(NAMES, TEXT, max_size=3)
 V1_ENTRIES = st.lists(
-    st.tuples(TEXT, TEXT).map(list) | st.tuples(TEXT, TEXT, METADATA).map(list), max_size=4
+    st.tuples(TIMES_NS, TEXT).map(list) | st.tuples(TIMES_NS, TEXT, METADATA).map(list), max_size=4
 )
 LEGACY_ENTRIES = st.lists(
-    st.fixed_dictionaries({"ts": TEXT, "line": TEXT}, optional={"structuredMetadata": METADATA}),
+    st.fixed_dictionaries({"ts": TIMES, "line": TEXT}, optional={"structuredMetadata": METADATA}),
     max_size=4,
 )
 V1_PUSHES = st.lists(st.fixed_dictionaries({"stream": LABELS, "values": V1_ENTRIES}), max_size=3)
@@ -119,4 +121,29 @@ def test_any_damage_has_one_outcome(
     for at, cut, piece in damage:
         at %= len(body) + 1
         body = body[:at] + piece + body[at + cut :]
+    assert outcome(_core, body, dialect) == outcome(reference_json, body, dialect)
+
+
+NEAR_TIMES = st.one_of(
+    st.text("0123456789-+TZ:.,e \x00", max_size=22),
+    st.from_regex(r"\A-?[0-9]{15,21}\Z"),
+    st.from_regex(
+        r"\A[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2]?[0-9]:[0-6][0-9]:[0-6][0-9]"
+        r"([.,][0-9]{0,3})?(Z|[+-][0-9]{2}:[0-9]{2})?\Z"
+    ),
+    # of the minute of the entry before
+    st.from_regex(r"\A2026-02-25T06:13[:;][0-9:][0-9a]([.,][0-9]{0,12})?(Z|[+-]0[0-9]:00)?\Z"),
+    st.integers(-3, 3).map(lambda n: str(2**63 + n)),
+    st.integers(-3, 3).map(lambda n: str(-(2**63) + n)),
+)
+
+
+@settings(max_examples=400)
+@given(st.booleans(), NEAR_TIMES)
+def test_a_timestamp_has_one_outcome(dialect: bool, time: str) -> None:
+    """A timestamp that may be one: taken by both, or refused by both in the same words."""
+    first = "2026-02-25T06:13:20Z" if dialect == LEGACY else "1"
+    entries = [{"ts": own} if dialect == LEGACY else [own] for own in (first, time)]
+    key = "entries" if dialect == LEGACY else "values"
+    body = json.dumps({"streams": [{key: entries}]}).encode()
     assert outcome(_core, body, dialect) == outcome(reference_json, body, dialect)

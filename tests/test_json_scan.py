@@ -54,12 +54,12 @@ def test_a_v1_body_gives_the_raw_ranges_of_streams_labels_and_entries(core: Modu
 
 def test_a_legacy_body_gives_labels_without_their_quotes(core: ModuleType) -> None:
     body = (
-        b'{"streams":[{"labels":"{a=\\"b\\"}","entries":[{"ts":"t","line":"hello"},null]},'
+        b'{"streams":[{"labels":"{a=\\"b\\"}","entries":[{"ts":"2026-11-22T12:00:00Z","line":"hello"},null]},'
         b'{"entries":[{"line":"x","structuredMetadata":{"k":"v"}}]}]}'
     )
     stream, entry = scanned(core, body, LEGACY)
     assert [body[at:end] for at, end, _ in entry] == [
-        b'{"ts":"t","line":"hello"}',
+        b'{"ts":"2026-11-22T12:00:00Z","line":"hello"}',
         b"null",
         b'{"line":"x","structuredMetadata":{"k":"v"}}',
     ]
@@ -87,13 +87,17 @@ def test_parts_are_the_raw_tokens_between_the_quotes() -> None:
         (b"", b""),
         (b"7", b""),
     ]
-    body = legacy(b'{"Line":"old","line":"\\"","TS":"t","ts":null}', b"null", b'{"line":null}')
+    body = legacy(
+        b'{"Line":"old","line":"\\"","TS":"2026-11-22T12:00:00Z","ts":null}',
+        b"null",
+        b'{"line":null}',
+    )
     _, entry = scanned(_core, body, LEGACY)
     parts = [
         reference_json.json_entry_parts(body, at, end, LEGACY) for at, end, _ in entry.tolist()
     ]
     assert [(body[a:b], body[c:d]) for a, b, c, d in parts] == [
-        (b"t", b'\\"'),
+        (b"2026-11-22T12:00:00Z", b'\\"'),
         (b"", b""),
         (b"", b""),
     ]
@@ -203,7 +207,11 @@ def test_legacy_metadata_knows_128_names_and_bills_later_ones_each_time(core: Mo
         (b'{"STR\\u0065ams":[{"values":[["1","x"]]}]}', V1, [[1]]),
         (b'{"streams":[{"VALUES":[["1","x"]]}]}', V1, [[]]),
         (b'{"streams":[{"v\\u0061lues":[["1","x"]]}]}', V1, [[1]]),
-        (b'{"streams":[{"ENTRIES":[{"LINE":"x","TS":"t"}]},null]}', LEGACY, [[1], []]),
+        (
+            b'{"streams":[{"ENTRIES":[{"LINE":"x","TS":"2026-11-22T12:00:00Z"}]},null]}',
+            LEGACY,
+            [[1], []],
+        ),
         ('{"streams":[{"entries":[{"lİne":"xy"}]}]}'.encode(), LEGACY, [[2]]),
         ('{"streams":[{"entrİes":[{"line":"xy"}]}]}'.encode(), LEGACY, [[]]),
         (

@@ -308,7 +308,7 @@ def test_other_threads_run_during_evaluate() -> None:
 
 def test_other_threads_run_while_a_push_is_read_judged_and_split() -> None:
     entries = 400_000
-    own = handmade.sized(2, handmade.entry(b"line" * 5, time=b"time"))
+    own = handmade.sized(2, handmade.entry(b"line" * 5, time=handmade.timestamp(1, 2)))
     body = twins.exact(handmade.push(handmade.sized(1, b"labels") + own * entries))
     stream, entry = no_rows(8, 1), no_rows(3, entries)
 

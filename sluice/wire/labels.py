@@ -2,8 +2,8 @@
 
 Rule 1: what Loki attributes to a namespace is attributed to the same namespace here. A
 label set that only one of the two can read would be a way past a budget.
-Rule 2: nothing here raises. Text that Loki refuses is `None`; the caller counts such a
-stream as unbudgeted and lets Loki say no.
+Rule 2: nothing here raises. Text that Loki refuses is `None`; Loki refuses the whole push for it,
+and so does the caller.
 Rule 3: time and memory are linear in the text, whose length the caller bounds. Every
 repetition in the patterns is possessive or in an atomic group, so none of them can go back
 and try again.
