@@ -1,20 +1,20 @@
 """The endpoints that bench_http.py compares, under the server of agent/serve.py.
 
 `endpoint.py agent PORT` serves the agent with an upstream that says 204 without I/O, and
-`endpoint.py empty PORT` a Flask route that reads the body, no more.
+`endpoint.py empty PORT` reads the body, no more.
 """
 
+import asyncio
 import sys
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import data
-import flask
 
 from sluice import Gate, logs, settings
 from sluice.agent import app, serve, upstream
 
 TEAMS = 1000
-THREADS = 16
 
 
 class NoUpstream:
@@ -24,30 +24,38 @@ class NoUpstream:
         return upstream.Reply(204)
 
 
-def agent() -> flask.Flask:
-    return app.create_app(Gate(data.budgets(TEAMS)), NoUpstream())
+def agent() -> Any:
+    return app.create_app(Gate(data.budgets(TEAMS)), NoUpstream()).intake
 
 
-def empty() -> flask.Flask:
-    made = flask.Flask("empty", static_folder=None)
+class Empty:
+    """Takes a body and says 204, on the event loop."""
 
-    @made.post(upstream.PUSH_PATH)
-    def push() -> flask.Response:
-        flask.request.environ["wsgi.input"].read()
-        return flask.Response(status=204)
+    loop = None
 
-    @made.get("/ready")
-    def ready() -> str:
-        return "ready"
+    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
 
-    return made
+    async def __rsgi__(self, scope: Any, protocol: Any) -> None:
+        await protocol()
+        protocol.response_empty(200 if scope.path == "/ready" else 204, [])
+
+    def is_busy(self, _client: str) -> bool:
+        return True
+
+    def stop(self, _wait_s: float) -> bool:
+        """Nothing is at work."""
+        return True
 
 
 class Service:
     """What serve() runs in the worker."""
 
-    def __init__(self, make: Callable[[], flask.Flask]) -> None:
+    def __init__(self, make: Callable[[], Any]) -> None:
         self.start = make
+
+    def give_up(self) -> None:
+        """Nothing waits."""
 
     def stop(self) -> None:
         """Nothing to write down."""
@@ -55,10 +63,10 @@ class Service:
 
 def main() -> None:
     """Serve until killed."""
-    make = {"agent": agent, "empty": empty}[sys.argv[1]]
+    make = {"agent": agent, "empty": Empty}[sys.argv[1]]
     log_config = logs.config("text", "warning")
     address = settings.Address("127.0.0.1", int(sys.argv[2]))
-    serve.serve(Service(make), address, threads=THREADS, log_config=log_config)
+    serve.serve(Service(make), address, threads=20, log_config=log_config)
 
 
 if __name__ == "__main__":

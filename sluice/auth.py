@@ -45,8 +45,8 @@ class Auth:
     Attributes:
         token_file: whoever sends the token in it may look, as bearer or as Basic's password.
         header: whoever comes with this header may look. An authenticating proxy must set it, drop
-            what clients send of it, also with underscores for its dashes (WSGI takes them for the
-            same), and be the only one that reaches the port.
+            what clients send of it, and be the only one that reaches the port. (With underscores
+            for its dashes it is dropped here.)
         hosts: names of this server beside those that nobody can register; None: any name is.
     """
 

@@ -117,6 +117,7 @@ class PushMetrics(Metrics):
         clock: Callable[[], float],
         status: api.Status,
         inside: Callable[[], int],
+        receiving: Callable[[], int],
         *collectors: Collector,
         settled: "SettledBytes | None" = None,
         is_node: bool = False,
@@ -124,7 +125,7 @@ class PushMetrics(Metrics):
         self.settled = SettledBytes() if settled is None else settled
         own = (
             LedgerCollector(door, clock, is_node),
-            StatusCollector(status, inside),
+            StatusCollector(status, inside, receiving),
             StateCollector(status),
             self.settled,
         )
@@ -137,9 +138,9 @@ class PushMetrics(Metrics):
             "tco_upstream_responses", "Upstream's answers by status; none: no answer.", ["code"]
         )
 
-    def timed_push(self) -> Timer:
-        """For a with block: observe how long it takes."""
-        return self._push.time()
+    def push_took(self, seconds: float) -> None:
+        """Observe how long it took to answer a push, its body included."""
+        self._push.observe(seconds)
 
     def timed_upstream(self) -> Timer:
         """For a with block: observe how long it takes."""
@@ -323,8 +324,10 @@ def node_series(rows: list[usage.Row]) -> Iterator[GaugeMetricFamily]:
 class StatusCollector(Collector):
     """Series of the process's own state."""
 
-    def __init__(self, status: api.Status, inside: Callable[[], int]) -> None:
-        self._status, self._inside = status, inside
+    def __init__(
+        self, status: api.Status, inside: Callable[[], int], receiving: Callable[[], int]
+    ) -> None:
+        self._status, self._inside, self._receiving = status, inside, receiving
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         status = self._status
@@ -341,6 +344,9 @@ class StatusCollector(Collector):
             "tco_clock_steps", "Jumps of the wall clock by over a minute.", status.clock_steps
         )
         yield GaugeMetricFamily("tco_pushes_in_flight", "Pushes being handled now.", self._inside())
+        yield GaugeMetricFamily(
+            "tco_bodies_receiving", "Request bodies being received now.", self._receiving()
+        )
 
 
 class StateCollector(Collector):

@@ -27,12 +27,6 @@ PUSH_MAX = 64 * 2**20
 NO_TENANT = "fake"
 
 
-def keep_from_requests() -> None:
-    """Remove what a WSGI server that lends its environment would show as a request's headers."""
-    for name in [name for name in os.environ if name.startswith(("HTTP_", "CONTENT_"))]:
-        del os.environ[name]
-
-
 def default_state_dir() -> Path:
     """$XDG_STATE_HOME/sluice, else ~/.local/state/sluice."""
     base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"

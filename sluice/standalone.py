@@ -8,10 +8,8 @@ import dataclasses
 import logging
 import time
 
-import flask
-
 from sluice import chores, port, records, settings, usage, watch
-from sluice.agent import serve, service
+from sluice.agent import intake, serve, service
 from sluice.dashboard import history, web
 from sluice.notify import notifier, sinks, told
 
@@ -59,7 +57,7 @@ class Standalone(service.Service):
         """Where the dashboard is; its port is never 0."""
         return self._options.dashboard_listen
 
-    def start(self) -> flask.Flask:
+    def start(self) -> intake.Intake:
         """Begin to keep house; returns what to serve. In the worker."""
 
         def rows(now: float) -> list[usage.Row]:

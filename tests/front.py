@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import shippers
+import werkzeug.datastructures
 import werkzeug.test
 from harness import budget
 from prometheus_client.parser import text_string_to_metric_families
@@ -14,6 +15,7 @@ from shippers import Entry, Push, Stream
 
 from sluice import Budget, Gate, usage
 from sluice.agent import app, upstream
+from sluice.agent.request import Request
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC).timestamp()
 OUTCOMES = ("forwarded", "sampled", "dropped", "refused")
@@ -39,12 +41,25 @@ class Front:
         self.gate = Gate([Budget.from_manifest(one) for one in budgets])
         self.sender = Sender() if sender is None else sender
         more.setdefault("evaluates", True)
-        flask_app = app.create_app(self.gate, self.sender, clock=lambda: NOON, **more)
-        self.client = flask_app.test_client()
+        made = app.create_app(self.gate, self.sender, clock=lambda: NOON, **more)
+        self.pushes, self.client = made.pushes, made.site.test_client()
 
-    def send(self, push: Push, **more: Any) -> werkzeug.test.TestResponse:
-        headers = {**push.headers, **more.pop("headers", {})}
-        return self.client.post(push.path, data=push.body, headers=headers, **more)
+    def send(
+        self,
+        push: Push,
+        headers: Mapping[str, str] | Sequence[tuple[str, str | None]] = (),
+        peer: str = "127.0.0.1",
+    ) -> werkzeug.test.TestResponse:
+        """The answer to a push whose body has arrived; further headers come after the push's."""
+        path, _, query = push.path.partition("?")
+        more = headers.items() if isinstance(headers, Mapping) else headers
+        sent = [(name.lower(), value) for name, value in (*push.headers.items(), *more)]
+        sent.append(("content-length", str(len(push.body))))
+        reply = self.pushes(Request("POST", path, query, sent, peer, push.body))
+        named = {"Content-Type": reply.content_type, "Retry-After": reply.retry_after}
+        found = werkzeug.datastructures.Headers([(n, value) for n, value in named.items() if value])
+        asked = werkzeug.test.EnvironBuilder(path).get_request()
+        return werkzeug.test.TestResponse([reply.body], str(reply.status), found, asked)
 
     def counts(self, key: str) -> dict[str, dict[str, int]]:
         return usage.counts(self.gate.ledger.usage([key], NOON)[key].counts)

@@ -9,26 +9,25 @@ import sys
 import threading
 from typing import Any
 
-import flask
-
 from sluice.__main__ import main
+from sluice.agent import inline
 
-plain_call = flask.Flask.__call__
+plain_call = inline.call
 tracers: dict[int, Any] = {}
 
 
-def traced_call(app: flask.Flask, environ: Any, start_response: Any) -> Any:
-    """Answer a request under coverage's tracer; one and the same for all of a thread's."""
+def traced_call(step: Any, *args: object) -> None:
+    """Run a step under coverage's tracer; one and the same for all of a thread's."""
     if sys.gettrace() is None and threading.gettrace() is not None:
         me = threading.get_ident()
         sys.settrace(tracers.get(me, threading.gettrace()))
-        answer = plain_call(app, environ, start_response)
+        plain_call(step, *args)
         tracers[me] = sys.gettrace()
-        return answer
-    return plain_call(app, environ, start_response)
+        return
+    plain_call(step, *args)
 
 
-flask.Flask.__call__ = traced_call  # type: ignore[method-assign]
+inline.call = traced_call
 
 if __name__ == "__main__":
     main(prog_name="sluice")

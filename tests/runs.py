@@ -29,7 +29,7 @@ def small(_: int) -> Push:
 def half_a_push(server: Sluice) -> Iterator[socket.socket]:
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
         sock.sendall(head_of(1000) + b"x" * 10)
-        wait_until(lambda: server.metric("tco_pushes_in_flight") == 1, "it is being read")
+        wait_until(lambda: server.metric("tco_bodies_receiving") == 1, "it is being read")
         yield sock
 
 

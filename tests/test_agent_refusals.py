@@ -1,18 +1,14 @@
 """What the agent refuses: the sender is told why in JSON, and nobody is charged."""
 
 import gzip
-import io
 import random
-from typing import Any
 
 import pytest
 import shippers
-from front import OUTCOMES, PUSH, SHOP, Front, error_of
+from front import OUTCOMES, SHOP, Front, error_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shippers import LEGACY_PATH, PUSH_PATH, Entry, Push, Stream
-
-from sluice.agent import push
+from shippers import LEGACY_PATH, PUSH_PATH, Push
 
 KIB = 1024
 
@@ -23,18 +19,40 @@ KIB = 1024
         ("GET", "/", 404),
         ("POST", "/loki/api/v1/pushes", 404),
         ("POST", "/loki//api/v1/push", 404),
-        ("POST", "/loki/api/v1/push/", 404),
         ("GET", PUSH_PATH, 405),
+        ("OPTIONS", PUSH_PATH, 405),
+        ("PUT", LEGACY_PATH, 405),
         ("DELETE", "/api/teams", 405),
         ("GET", "/api/v1/evaluate", 405),
     ],
 )
 def test_what_is_not_there_is_a_json_error(method, path, status):
-    # The client would take two slashes for the start of a host.
-    response = Front([SHOP]).client.open("/", method=method, environ_overrides={"PATH_INFO": path})
+    response = Front([SHOP]).client.open(path, method=method)
     assert response.status_code == status
     assert error_of(response).startswith(f"{method} {path}: ")
     assert ("Allow" in response.headers) == (status == 405)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/otlp/v1/logs"),
+        ("GET", "/loki/api/v1/query_range"),
+        ("GET", "/loki/api/v1/tail"),
+        ("OPTIONS", "/loki/api/v1/labels"),
+        ("GET", "/api/prom/query"),
+        # With a slash at its end it is another path, for Loki too.
+        ("POST", f"{PUSH_PATH}/"),
+    ],
+)
+def test_a_path_of_lokis_that_is_not_served_says_who_serves_it_and_is_counted(method, path):
+    front = Front([SHOP], upstream_url="http://loki.example:3100")
+    response = front.client.open(path, method=method)
+    assert response.status_code == 404
+    words = error_of(response)
+    assert words.startswith(f"{method} {path}: ")
+    assert f"POST {PUSH_PATH}; query Loki at http://loki.example:3100" in words
+    assert front.sample("tco_requests_refused_total", reason="NotServed") == 1
 
 
 @pytest.mark.parametrize(
@@ -51,7 +69,7 @@ def test_what_is_not_there_is_a_json_error(method, path, status):
 )
 def test_a_bad_push_is_a_400_that_says_what_is_wrong_and_charges_nothing(body, headers, words):
     front = Front([SHOP])
-    response = front.client.post(PUSH_PATH, data=body, headers=headers)
+    response = front.send(Push(body, headers))
     assert response.status_code == 400
     assert words in error_of(response)
     assert front.is_untouched()
@@ -59,73 +77,11 @@ def test_a_bad_push_is_a_400_that_says_what_is_wrong_and_charges_nothing(body, h
     assert front.sample("tco_requests_refused_total", reason="BadPush") == 1
 
 
-@pytest.mark.parametrize("path", [PUSH_PATH, LEGACY_PATH, "/api/v1/evaluate"])
-@pytest.mark.parametrize("declared", [True, False])
-def test_a_body_over_the_limit_is_a_413_whether_its_length_is_declared_or_not(path, declared):
-    front = Front([SHOP], max_body=100)
-    stream = io.BytesIO(b"x" * 101)
-    response = front.client.post(
-        path,
-        input_stream=stream,
-        content_type="application/json",
-        environ_overrides={"CONTENT_LENGTH": "101" if declared else ""},
-    )
-    assert response.status_code == 413
-    assert "at most 100" in error_of(response)
-    assert front.is_untouched()
-    # To the end: a shipper that is cut off does not see why.
-    assert stream.tell() == 101
-
-
-def test_a_body_that_is_far_too_large_is_not_read_to_its_end():
-    front = Front([SHOP], max_body=100)
-
-    class Endless(io.RawIOBase):
-        size = 0
-
-        def readable(self) -> bool:
-            return True
-
-        def readinto(self, buffer: Any) -> int:
-            self.size += len(buffer)
-            return len(buffer)
-
-    endless = Endless()
-    declared = {"wsgi.input": endless, "CONTENT_LENGTH": str(10**15)}
-    response = front.client.post(PUSH_PATH, environ_overrides=declared)
-    assert response.status_code == 413
-    assert str(10**15) in error_of(response)
-    assert endless.size <= 2 * push.DRAIN_MAX
-
-
-def test_a_body_of_exactly_the_limit_is_taken():
-    body = shippers.vector_json([Stream({"namespace": "shop"}, [Entry(1, "x" * 500)])]).body
-    front = Front([SHOP], max_body=len(body))
-    response = front.client.post(PUSH_PATH, data=body, content_type="application/json")
-    assert response.status_code == 204
-    assert front.sender.sent[0][1] == body
-
-
-def test_a_body_without_a_declared_length_is_taken():
-    front = Front([SHOP])
-    response = front.send(PUSH, environ_overrides={"CONTENT_LENGTH": ""})
-    assert response.status_code == 204
-
-
-def test_a_body_that_ends_before_it_should_is_refused():
-    front = Front([SHOP])
-    push = Push(b'{"streams":[]}', {"Content-Type": "application/json"})
-    response = front.send(push, environ_overrides={"CONTENT_LENGTH": "20"})
-    assert response.status_code == 400
-    assert "after 14 of 20 bytes" in error_of(response)
-    assert front.sender.sent == []
-
-
 def test_a_push_that_decodes_to_too_much_is_a_413():
     front = Front([SHOP])
     body = gzip.compress(b" " * 80 * KIB * KIB)
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
-    response = front.client.post(PUSH_PATH, data=body, headers=headers)
+    response = front.send(Push(body, headers))
     assert response.status_code == 413
     assert front.is_untouched()
 

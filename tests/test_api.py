@@ -23,7 +23,7 @@ class Front:
         self.gate = Gate([Budget.from_manifest(one) for one in (MANIFEST, *more)])
         self.past = Past() if past is None else past
         source = api.Source(lambda now: usage.rows(self.gate.ledger, now), records=self.past)
-        made = app.create_app(self.gate, Sender(), clock=lambda: now, source=source)
+        made = app.create_app(self.gate, Sender(), clock=lambda: now, source=source).site
         self.client = made.test_client()
 
     def get(self, path: str, **query: object) -> werkzeug.test.TestResponse:
@@ -253,7 +253,7 @@ def test_a_probe_may_add_what_it_likes():
 @pytest.mark.parametrize("path", [HISTORY, TOP, "/api/events"])
 def test_a_process_that_keeps_no_history_says_who_does(path):
     door = Gate([Budget.from_manifest(MANIFEST)])
-    client = app.create_app(door, Sender(), clock=lambda: NOON).test_client()
+    client = app.create_app(door, Sender(), clock=lambda: NOON).site.test_client()
     response = client.get(path)
     assert response.status_code == 404
     assert "ask the dashboard or `sluice run`" in error_of(response)
@@ -289,7 +289,9 @@ def test_a_team_has_its_cost_and_forecast_where_there_are_any():
 
     def made(**more: Any) -> Callable[[str], Any]:
         source = api.Source(lambda now: usage.rows(door.ledger, now), **more)
-        client = app.create_app(door, Sender(), clock=lambda: NOON, source=source).test_client()
+        client = app.create_app(
+            door, Sender(), clock=lambda: NOON, source=source
+        ).site.test_client()
         return lambda name: client.get(f"/api/teams/{name}").json
 
     plain = made()

@@ -118,7 +118,8 @@ def test_while_upstream_hangs_probes_are_answered_and_memory_stays(sluice, upstr
         wait_until(lambda: is_served(server), "a push gets through", 10)
         print(f"back after {time.monotonic() - began:.1f} s")
     print(f"answers: {dict(load.answers)}; resident from {before:.0f} to at most {worst:.0f} MB")
-    assert worst - before < 50
+    # What pushes may hold together: bodies are received before there is a place for them.
+    assert worst - before < 200
     # Nothing but refusals, and no push without an answer.
     assert set(load.answers) <= {503, 204}
     wait_until(lambda: server.metric("tco_pushes_in_flight") == 0, "all is quiet")
@@ -169,28 +170,13 @@ def dripping(server: Sluice, path: str, n: int) -> Iterator[list[socket.socket]]
             sock.close()
 
 
-def test_shippers_that_never_finish_do_not_keep_probes_waiting(sluice, upstream):
+def test_shippers_that_never_finish_keep_neither_probes_nor_pushes_waiting(sluice, upstream):
     server = sluice([SHOP], upstream.url)
-    with dripping(server, PUSH_PATH, 20) as socks:
-        wait_until(lambda: server.metric("tco_pushes_in_flight") == 14, "all places are taken")
+    with dripping(server, PUSH_PATH, 20):
+        wait_until(lambda: server.metric("tco_bodies_receiving") == 20, "all are being received")
         with probing(server) as probes:
             wait_until(lambda: len(probes.took["/metrics"]) > 10, "probes are answered")
-        assert server.send(push_of(1000)).status == 503
-        # Those who found no place know it, though they had not finished.
-        refused = [answer for sock in socks if (answer := answered(sock))]
-        assert len(refused) == 6
-        for answer in refused:
-            assert answer.startswith(b"HTTP/1.1 503")
-            assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == 503
-    wait_until(lambda: is_served(server), "places are free again")
-
-
-def answered(sock: socket.socket) -> bytes:
-    """What the server has sent by now."""
-    sock.setblocking(False)
-    with contextlib.suppress(BlockingIOError):
-        return sock.recv(65_536)
-    return b""
+            assert all(is_served(server) for _ in range(20))
 
 
 def test_callers_of_evaluate_that_never_finish_keep_neither_probes_nor_pushes_waiting(

@@ -36,7 +36,7 @@ def received(sock: socket.socket) -> bytes:
 def test_a_shipper_of_a_body_that_is_too_large_sees_the_413_and_may_go_on(
     sluice, upstream, chunked
 ):
-    server = sluice([SHOP], upstream.url)
+    server = sluice([SHOP], upstream.url, args=["--max-body", "8Mi"])
     size = 20 * MIB
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
         if chunked:

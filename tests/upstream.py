@@ -149,6 +149,7 @@ class Handler(BaseHTTPRequestHandler):
             "path": urllib.parse.urlsplit(self.path).path,
             "target": self.path,
             "headers": headers,
+            "lines": self.headers.items(),
         }
         return self.answer(push, body)
 

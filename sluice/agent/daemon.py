@@ -16,10 +16,8 @@ import threading
 import time
 import uuid
 
-import flask
-
 from sluice import api, budget, jsonfile, port, settings, usage
-from sluice.agent import budgets, elsewhere, notice, report, saved, series, serve, service
+from sluice.agent import budgets, elsewhere, intake, notice, report, saved, series, serve, service
 from sluice.kube import client, informer
 from sluice.table import SYSTEM_NAMESPACE
 
@@ -29,7 +27,7 @@ log = logging.getLogger("sluice.agent")
 TICK_S = 0.1
 LOOK_S = 1.0
 SAVE_S = 10.0
-# The process must be gone in ten seconds, pushes in flight included.
+# Within what serve.STOP_WAIT_S leaves after pushes in flight.
 JOIN_S, FINAL_S = 2.0, 3.0
 RETRY_S = 5.0
 # For how long reports may be forbidden before the agent is not ready; never above --stale-after.
@@ -123,7 +121,7 @@ class Daemon(service.Service):
             series.ClusterCollector(self._informer, self._reporter, self._others, self._budgets)
         ]
 
-    def start(self) -> flask.Flask:
+    def start(self) -> intake.Intake:
         """Begin to watch, to report and to keep house; returns what to serve. In the worker."""
         self._started_at = time.monotonic()
         self.chores.add(TICK_S, self._follow)

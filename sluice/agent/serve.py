@@ -1,4 +1,4 @@
-"""Runs a WSGI application under granian: a supervisor and exactly one worker process.
+"""Runs the agent under granian: a supervisor and exactly one worker process.
 
 The supervisor checks what can be checked (state directory, port) before it forks, so that
 mistakes end with exit code 2 and a sentence. The worker dies with its supervisor, and the lock
@@ -19,20 +19,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-import flask
 import granian
-from granian.constants import Interfaces, RuntimeModes
+from granian.constants import HTTPModes, Interfaces, RuntimeModes
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
-from sluice import port, settings
+from sluice import connections, port, settings
+from sluice.agent import inline, intake
 
 log = logging.getLogger("sluice")
 
 LOCK_WAIT_S = 5.0
-# After SIGTERM, pushes in flight have IN_FLIGHT_S. What is written down and reported after that
-# takes up to 4 s more; then the supervisor kills. Kubernetes kills after 30.
-IN_FLIGHT_S, STOP_WAIT_S = 5.0, 9
+# After SIGTERM, pushes in flight have IN_FLIGHT_S, and CUT_S once they are cut off. What is written
+# down and reported after that takes up to 4 s more; then the supervisor kills. Kubernetes kills
+# after 30.
+IN_FLIGHT_S, CUT_S, STOP_WAIT_S = 4.0, 0.5, 9
+# A head that is dripped. It is also how long the server keeps an idle connection, which
+# connections.py closes before.
+HEAD_S = connections.IDLE_S + 10
+# Files that are no connections.
+SPARE_FILES = 256
+FLUSH_S = 0.2
 STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 PR_SET_PDEATHSIG = 1
 # glibc's M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD; a libc without them says no.
@@ -42,7 +49,7 @@ MALLOC_OPTIONS = ((-8, 1), (-3, 4 * 2**20), (-1, 2 * 2**20))
 class Service(Protocol):
     """What runs in the worker beside the server."""
 
-    def start(self) -> flask.Flask:
+    def start(self) -> intake.Intake:
         """Called in the worker before it serves; returns what it serves."""
 
     def give_up(self) -> None:
@@ -138,22 +145,29 @@ def block_signals_in_children() -> None:
     )
 
 
-def heed_one_signal(give_up: Callable[[], None]) -> None:
+def heed_one_signal(
+    app: intake.Intake, guard: connections.Guard, give_up: Callable[[], None]
+) -> None:
     """Have the first signal to stop handled by a thread, and no other one at all.
 
     Ctrl-C and systemd signal the whole group, and the supervisor then signals the worker once
-    more. granian's handler takes a lock; a second one on top of it would wait for the first.
+    more. Requests at work are waited for here: granian waits for senders that never finish.
     """
-    supervisors = signal.getsignal(signal.SIGTERM)
 
     def heed() -> None:
         signal.sigwait(STOP_SIGNALS)
         # It may come before the server is there to handle it.
-        while (handler := signal.getsignal(signal.SIGTERM)) is supervisors:
+        while app.loop is None:
             time.sleep(0.01)
-        handler(signal.SIGTERM, None)  # type: ignore[operator, misc]
-        time.sleep(IN_FLIGHT_S)
-        give_up()
+        app.loop.handlers[signal.SIGTERM]()
+        if not app.stop(IN_FLIGHT_S):
+            give_up()
+            app.stop(CUT_S)
+        guard.stop()
+        # Answers that are being sent have a moment.
+        time.sleep(FLUSH_S)
+        guard.close_all()
+        app.loop.stop()
 
     threading.Thread(target=heed, name="signals", daemon=True).start()
 
@@ -164,52 +178,64 @@ def serve(
     """Serve until SIGTERM or SIGINT; ends with SystemExit(1) if the worker died by itself.
 
     Args:
-        threads: requests at work at a time.
+        threads: what the application needs, see intake.threads_for().
     """
     # Forked, so that lock and ledger are the supervisor's own; before any thread is started.
     multiprocessing.set_start_method("fork", force=True)
     supervisor = os.getpid()
     block_signals_in_children()
+    files = connections.raise_file_limit()
     server = granian.Granian(
         "sluice",
         address=port.numeric(address.host, address.port),
         port=address.port,
-        interface=Interfaces.WSGI,
+        interface=Interfaces.RSGI,
+        # HTTP/2 would have limits of its own, and no shipper speaks it without TLS.
+        http=HTTPModes.http1,
         workers=1,
-        blocking_threads=threads,
-        blocking_threads_idle_timeout=600,
         runtime_mode=RuntimeModes.st,
-        http1_settings=HTTP1Settings(max_buffer_size=2**20),
-        backpressure=4096,
+        loop=inline.NAME,  # type: ignore[arg-type]
+        http1_settings=HTTP1Settings(
+            header_read_timeout=round(HEAD_S * 1000), max_buffer_size=2**20
+        ),
+        backlog=4096,
+        # The guard thins out a crowd long before; at the limit nobody is let in, probes neither.
+        backpressure=max(files - SPARE_FILES, files // 2),
         websockets=False,
         workers_kill_timeout=STOP_WAIT_S,
         log_level=LogLevels.warning,
         log_dictconfig=log_config,
     )
 
+    def widen() -> None:
+        # Not before: it believes that all threads but one would be of no use without WSGI.
+        server.blocking_threads = threads
+        server.blocking_threads_idle_timeout = 600
+
+    server.on_startup(widen)
     # There must never be a second worker, and budgets are read anew without being told.
     server.signal_handler_reload = lambda *_: None  # type: ignore[method-assign]
 
-    def load(_target: str) -> flask.Flask:
+    def load(_target: str) -> intake.Intake:
         die_with(supervisor)
         return_memory()
-        heed_one_signal(service.give_up)
-        # HTTP_PROXY is no header that a shipper sent.
-        settings.keep_from_requests()
         app = service.start()
-        # What stands from the start is no garbage; to look through it held all pushes for 40 ms.
+        guard = connections.Guard(address.port, app.is_busy)
+        guard.start()
+        heed_one_signal(app, guard, service.give_up)
+        # Start-up objects are no garbage: to scan them stalled all pushes for 40 ms.
         gc.collect()
         gc.freeze()
         return app
 
     def work(*args: Any, **kwargs: Any) -> None:
         try:
-            granian.Granian._spawn_wsgi_worker(*args, **kwargs)
+            granian.Granian._spawn_rsgi_worker(*args, **kwargs)
         finally:
             service.stop()
 
     try:
-        server.serve(spawn_target=work, target_loader=load)
+        server.serve(spawn_target=work, target_loader=load)  # type: ignore[arg-type]
     except SystemExit:
         # Ctrl-C reaches the worker too, which may be gone before the supervisor asks it to go.
         if not server.interrupt_signal:

@@ -9,10 +9,10 @@ import errno
 import logging
 import math
 import time
+import urllib.parse
 from collections.abc import Iterable
 from dataclasses import replace
 
-import flask
 from prometheus_client.registry import Collector
 
 from sluice import (
@@ -29,7 +29,7 @@ from sluice import (
     settings,
     usage,
 )
-from sluice.agent import answer, app, reconcile, serve, upstream
+from sluice.agent import answer, app, intake, reconcile, serve, upstream
 
 log = logging.getLogger("sluice")
 
@@ -116,7 +116,7 @@ class Service:
             ca=str(options.upstream_ca) if options.upstream_ca else None,
         )
 
-    def start(self) -> flask.Flask:
+    def start(self) -> intake.Intake:
         """Begin to keep house; returns what to serve. In the worker."""
         book, parts = self.ledger, self.status.parts
         if book.complaint:
@@ -139,11 +139,13 @@ class Service:
         self.chores.add(LOOK_S, self._look_at_ledger)
         self.chores.add(SNAPSHOT_S, self._save_ledger)
         self.chores.start()
-        return app.create_app(
+        loki = urllib.parse.urlsplit(self.upstream.url)
+        made = app.create_app(
             self.gate,
             self.upstream,
             max_body=self.options.max_body,
             max_in_flight=self.options.max_in_flight,
+            threads=self.options.threads,
             status=self.status,
             source=self.source,
             is_node=self.is_node,
@@ -151,7 +153,10 @@ class Service:
             settled=self.settled,
             guard=self.options.auth,
             evaluates=self.options.evaluate,
+            upstream_url=f"{loki.scheme}://{loki.netloc}",
+            port=self.options.listen.port,
         )
+        return made.intake
 
     def enforce(self, budgets: Iterable[budget.Budget]) -> bool:
         """Put budgets in force; says whether it was done.
@@ -230,6 +235,6 @@ class Service:
         serve.serve(
             self,
             self.options.listen,
-            threads=self.options.threads,
+            threads=intake.threads_for(self.options.threads, self.options.max_in_flight),
             log_config=log_config,
         )

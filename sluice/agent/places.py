@@ -1,0 +1,125 @@
+"""How many requests may be at work, and which of the others wait for a place.
+
+A hanging upstream keeps every push that is let in for the whole timeout. So a request waits only
+while others get on, and is refused once all of them stand still.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sluice import errors
+from sluice.agent import inline
+
+# Those who wait are looked after this often. All stand still when LOOKS looks in a row saw none
+# get further. Seen, not timed: in a process that gets no CPU no request gets further.
+LOOK_S, LOOKS = 0.005, 4
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A request without a place."""
+
+    until: float
+    waiter: inline.Waiter = field(default_factory=inline.Waiter)
+
+
+class Places:
+    """Lets `count` requests in at a time; the others wait in the order in which they came.
+
+    Args:
+        wait_s: how long a request may wait.
+        waiting_max: how many may.
+        is_patient: requests wait though all that are inside stand still.
+        wake: called when the last place is taken: look() is due every LOOK_S.
+
+    Threads: any number.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        wait_s: float,
+        waiting_max: int = 1000,
+        is_patient: bool = False,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.count, self.inside = count, 0
+        self.wake = wake
+        self._wait_s, self._waiting_max, self._is_patient = wait_s, waiting_max, is_patient
+        self._lock = threading.Lock()
+        self._waiting: deque[Waiting] = deque()
+        self._progress, self._seen, self._still = 0, 0, 0
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether all places are taken, and nobody inside got further of late."""
+        return (
+            self._still >= LOOKS
+            and self.inside >= self.count
+            and self._progress == self._seen
+            and not self._is_patient
+        )
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    def note_progress(self) -> None:
+        """Say that a request inside has got further."""
+        # A lost update does no harm: it is another number than before all the same.
+        self._progress += 1
+
+    def enter(self) -> inline.Waiter | None:
+        """Take a place, which leave() gives back; None, or what to await before it is there.
+
+        Raises:
+            Unavailable: all are taken and it makes no sense to wait. So does the waiter.
+        """
+        with self._lock:
+            if self.inside < self.count:
+                self.inside += 1
+                if self.inside == self.count:
+                    self.wake()
+                return None
+            if self.is_stuck or len(self._waiting) >= self._waiting_max:
+                raise self.full()
+            one = Waiting(time.monotonic() + self._wait_s)
+            self._waiting.append(one)
+        return one.waiter
+
+    def leave(self) -> None:
+        """Give a place back, or to the one who has waited longest."""
+        with self._lock:
+            self._progress += 1
+            if not self._waiting:
+                self.inside -= 1
+                return
+            # From hand to hand: the one who leaves comes again at once, and would be faster.
+            following = self._waiting.popleft()
+        following.waiter.set()
+
+    def look(self) -> bool:
+        """Refuse who has waited too long, or all where none gets on; whether to look again soon."""
+        with self._lock:
+            progress, now, refused = self._progress, time.monotonic(), []
+            self._still = self._still + 1 if progress == self._seen else 0
+            self._seen = progress
+            is_hopeless = self._still >= LOOKS and not self._is_patient
+            while self._waiting and (is_hopeless or self._waiting[0].until <= now):
+                refused.append(self._waiting.popleft())
+            # Where nothing moves, it is enough to have seen that once.
+            goes_on = bool(self._waiting) or (self.inside >= self.count and self._still < LOOKS)
+        for one in refused:
+            one.waiter.set(self.full())
+        return goes_on
+
+    def full(self) -> errors.Unavailable:
+        """The refusal of a request for which there is no place."""
+        return errors.Unavailable(
+            f"{self.inside} requests are being handled, at most {self.count} are let in"
+        )

@@ -1,0 +1,125 @@
+"""How many requests there may be at a time: who waits for a place, and who is sent away."""
+
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from front import PUSH, SHOP, Front, Sender
+from harness import wait_until
+
+from sluice import errors
+from sluice.agent import inline, places, upstream
+
+
+class Waiting(Sender):
+    """An upstream that answers when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let = threading.Event()
+
+    def send(self, target: str, body: bytes, headers: Mapping[str, str]) -> upstream.Reply:
+        super().send(target, body, headers)
+        assert self.let.wait(20)
+        return self.reply
+
+
+class Guest:
+    """Somebody who comes for a place, and says what came of it."""
+
+    def __init__(self, room: places.Places, name: str = "", into: Any = None) -> None:
+        self.outcome: object = None
+        self.room, self.name, self.into = room, name, into
+        inline.Task(self.come())
+
+    async def come(self) -> None:
+        try:
+            waiter = self.room.enter()
+            if waiter is not None:
+                await waiter
+        except errors.Unavailable as error:
+            self.outcome = error
+            return
+        self.outcome = "inside"
+        if self.into is not None:
+            self.into.append(self.name)
+            self.room.leave()
+
+
+def room_of(count: int, **more: Any) -> places.Places:
+    return places.Places(count, **{"wait_s": 1000.0, **more})
+
+
+def test_those_who_wait_come_in_one_by_one_in_the_order_in_which_they_came():
+    room = room_of(1)
+    order: list[str] = []
+    assert room.enter() is None
+    guests = [Guest(room, str(i), order) for i in range(2000)]
+    assert (order, room.waiting) == ([], 1000)
+    # More than may wait are sent away.
+    assert all(isinstance(guest.outcome, errors.Unavailable) for guest in guests[1000:])
+    # Each lets the next one in, however many there are.
+    room.leave()
+    assert order == [str(i) for i in range(1000)]
+    assert room.inside == 0
+
+
+def test_of_a_house_that_stands_still_all_are_sent_away_until_somebody_gets_further():
+    room = room_of(1)
+    assert room.enter() is None
+    guest = Guest(room)
+    for _ in range(places.LOOKS):
+        assert guest.outcome is None
+        assert not room.is_stuck
+        room.look()
+    room.look()
+    assert isinstance(guest.outcome, errors.Unavailable)
+    assert "1 requests are being handled, at most 1" in str(guest.outcome)
+    assert room.is_stuck
+    with pytest.raises(errors.Unavailable):
+        room.enter()
+    room.note_progress()
+    assert not room.is_stuck
+    patient = Guest(room)
+    room.look()
+    assert patient.outcome is None
+    room.leave()
+    assert patient.outcome == "inside"
+    assert room.inside == 1
+
+
+def test_while_others_get_on_one_waits_for_the_time_that_is_allowed():
+    room = room_of(1, wait_s=0.2)
+    assert room.enter() is None
+    guest, began = Guest(room), time.monotonic()
+    while guest.outcome is None:
+        room.note_progress()
+        room.look()
+        time.sleep(0.01)
+    assert time.monotonic() - began >= 0.2
+    assert isinstance(guest.outcome, errors.Unavailable)
+
+
+def test_patient_ones_wait_though_all_stand_still():
+    room = room_of(1, is_patient=True)
+    assert room.enter() is None
+    guest = Guest(room)
+    for _ in range(10 * places.LOOKS):
+        room.look()
+    assert guest.outcome is None
+    room.leave()
+    assert guest.outcome == "inside"
+
+
+def test_a_push_that_waits_for_upstream_keeps_nobody_from_asking():
+    front = Front([SHOP], Waiting())
+    statuses: list[int] = []
+    pushing = threading.Thread(target=lambda: statuses.append(front.send(PUSH).status_code))
+    pushing.start()
+    wait_until(lambda: front.sender.sent, "it waits")
+    assert front.client.get("/ready").status_code == 200
+    front.sender.let.set()
+    pushing.join()
+    assert statuses == [204]
