@@ -509,9 +509,9 @@ SERVING_OPTIONS = (
         "--max-memory",
         "--max-decoded-total",
         type=BytesType(),
-        default=192 * MIB,
-        help="Bytes of memory that all pushes together may hold; the next is answered 503. An"
-        " eighth is kept for small pushes.",
+        default=176 * MIB,
+        help="Bytes of memory that all pushes together may hold; the next is answered 503. A"
+        " sixteenth is kept for small pushes.",
     ),
     option(
         "--unbudgeted",

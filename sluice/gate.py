@@ -88,7 +88,7 @@ class Gate:
         ledger: ledger.Ledger | None = None,
         *,
         max_decoded: int = 64 * MIB,
-        max_memory: int = 192 * MIB,
+        max_memory: int = 176 * MIB,
         namespace_labels: Sequence[str] = table.NAMESPACE_LABELS,
         drop_unbudgeted: bool = False,
         exempt_loki_streams: bool = False,

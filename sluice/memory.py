@@ -6,15 +6,15 @@ from sluice import errors
 
 # A push that needs no more than SMALL may use all of the total; a larger one leaves it a share.
 SMALL = 4 * 2**20
-SMALL_SHARE = 8
+SMALL_SHARE = 16
 
 
 class Memory:
     """A budget of bytes: bodies being received, decoded bytes, their index, and what is sent on.
 
-    Callers take bytes before they allocate them and give them back when they let go. An eighth of
-    the total is kept for small pushes: a few large ones that wait for upstream must not stop all
-    the others.
+    Callers take bytes before they allocate them and give them back when they let go. A sixteenth
+    of the total is kept for small pushes: a few large ones that wait for upstream must not stop
+    all the others.
 
     Threads: any number.
     """

@@ -123,13 +123,18 @@ class Scratch:
         buffer, self._buffer = self._buffer, bytearray()
         return memoryview(buffer)[:n]
 
+    def used(self, n: int) -> None:
+        """Give back what was taken beyond `n` bytes: the rest was not written to."""
+        if self._held > n:
+            if self._claim is not None:
+                self._claim.give(self._held - n)
+            self._held = n
+
     def trim(self, keep: int) -> None:
         """Give the memory back if it is more than `keep` bytes."""
         if len(self._buffer) > keep:
             self._buffer = bytearray()
-            if self._claim is not None:
-                self._claim.give(self._held)
-            self._held = 0
+            self.used(0)
 
 
 class Bound(NamedTuple):
@@ -252,6 +257,7 @@ def _unzstd(body: bytes, bound: Bound, scratch: Scratch) -> int:
         if room == limit:
             raise bound.passed()
         room = min(limit, 4 * room)
+    scratch.used(size)
     return size
 
 
