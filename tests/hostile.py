@@ -46,11 +46,11 @@ def many_labels(labels: Callable[[int], bytes], fixed: int = 0) -> bytes:
 
 def wide(at: int) -> bytes:
     text = "".join(chr(0xE000 + (at * 997 + i) % 6400) for i in range(5000))
-    return b'"a":"' + text.encode() + b'","b":"\\u0001\\ufffd"'
+    return b'"a":"' + text.encode() + b'","b":"\\u0001\\u0002"'
 
 
 def escaped_names(at: int) -> bytes:
-    return b",".join(b'"a%d_%d":"\\u0001\\ufffd"' % (at, i) for i in range(1000))
+    return b",".join(b'"a%d_%d":"\\u0001\\u0002"' % (at, i) for i in range(1000))
 
 
 def sized(number: int, content: bytes) -> bytes:
