@@ -192,7 +192,8 @@ def unit_push(streams: int, entries: int) -> bytes:
     return handmade.push(
         *[
             handmade.stream(
-                b"%d" % s, *[handmade.entry(b"x", time=b"%d" % i) for i in range(entries)]
+                b"%d" % s,
+                *[handmade.entry(b"x", time=handmade.timestamp(1, i)) for i in range(entries)],
             )
             for s in range(streams)
         ]
