@@ -32,7 +32,7 @@ ERRORS = {
     ),
     404: ("NotFound", "There is no such team, or this process does not keep what was asked for."),
     409: ("Ambiguous", "Teams in several namespaces have this name: choose with `namespace`."),
-    413: ("TooLarge", "The body is larger than --max-body."),
+    413: ("TooLarge", "The push is larger than --max-body, --max-decoded or --max-memory allow."),
     415: ("NotJson", "The Content-Type is not application/json."),
     503: ("Unavailable", "Whoever knows does not answer now, or not yet: ask again."),
 }
