@@ -33,8 +33,9 @@ BODY_S, LEAST_RATE, BODY_MAX_S = 10.0, 64 * 1024, 120.0
 LOOK_S = 0.5
 # Bodies being received at a time; one peer may have a quarter, of these and of the memory.
 BODIES_MAX, PEER_SHARE = 1024, 4
-# A declared body of up to this size is taken from the memory and received in one piece.
-WHOLE_MAX = 256 * 1024
+# A declared body of up to this size is taken from the memory and received in one piece: in parts, a
+# push of 1 MiB takes 15 % more CPU.
+WHOLE_MAX = 1024 * 1024
 # A body that is too large is read to its end nevertheless, within these bounds: a shipper that is
 # cut off in the middle sees a broken connection instead of 413, and sends it again.
 DRAIN_MAX, DRAIN_S = 64 * MIB, 5.0
