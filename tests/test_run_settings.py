@@ -207,8 +207,8 @@ def test_settings_come_from_the_environment_too(tmp_path, upstream):
         "SLUICE_NAMESPACE_LABEL": "team namespace",
         "SLUICE_LOG_FORMAT": "json",
         "SLUICE_LOG_LEVEL": "debug",
-        # Nobody's header, though a WSGI environment cannot tell.
-        "HTTP_PROXY": "http://user:secret@proxy.example",
+        # Not headers of a request, though a WSGI environment may lend its own.
+        "HTTP_X_SECRET": "secret",
         "CONTENT_TYPE": "application/json",
     }
     with running(server):
