@@ -79,7 +79,8 @@ class Guard:
     """Closes connections to `port` that nothing is asked on.
 
     Args:
-        is_busy: whether a request of a client, "address:port", is at work: it is left alone.
+        is_busy: whether a request of a client, "address:port" or "[address]:port", is at work;
+            it is left alone.
 
     Threads: start() and stop() are called by one.
     """
@@ -211,7 +212,11 @@ class Guard:
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             # Those who connect from now on inherit it.
             return None
-        address, port = sock.getpeername()[:2]
+        address, port, *scope = sock.getpeername()
+        if scope:
+            # With the scope's number, if it has one: fe80::1%2.
+            address = address.partition("%")[0] + (f"%{scope[1]}" if scope[1] else "")
+            return Connection(address, f"[{address}]:{port}", now)
         return Connection(address, f"{address}:{port}", now)
 
 

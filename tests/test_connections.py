@@ -91,6 +91,27 @@ def test_connections_that_ask_for_nothing_are_closed_and_others_are_not(echo):
         assert not is_open(at_work)
 
 
+@pytest.mark.parametrize(("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")])
+def test_a_client_is_named_as_the_server_names_it(host, shown):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, 0), family=family)
+    except OSError:
+        pytest.skip("no IPv6 on this machine's loopback")
+    asked: list[str] = []
+
+    def is_busy(client: str) -> bool:
+        asked.append(client)
+        return True
+
+    with listener, socket.create_connection(listener.getsockname()[:2]) as sock:
+        port = sock.getsockname()[1]
+        accepted, _ = listener.accept()
+        with accepted:
+            connections.Guard(listener.getsockname()[1], is_busy).look()
+    assert asked == [f"{shown}:{port}"]
+
+
 def test_a_crowd_is_thinned_out_and_the_greediest_pays(echo):
     guard = connections.Guard(echo.port, lambda _: False, crowd=10)
     with contextlib.ExitStack() as stack:
