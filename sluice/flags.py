@@ -493,7 +493,8 @@ SERVING_OPTIONS = (
     option(
         "--max-in-flight",
         type=click.IntRange(1, 1024),
-        help="Pushes at work at a time; the next is answered 503.  [default: threads - 2]",
+        help="Pushes at work at a time, three quarters of them of one address at most; the next is"
+        " answered 503.  [default: threads - 2]",
     ),
     option(
         "--max-body",

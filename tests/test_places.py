@@ -2,12 +2,15 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from front import PUSH, SHOP, Front, Sender
 from harness import wait_until
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sluice import errors
 from sluice.agent import inline, places, upstream
@@ -29,14 +32,16 @@ class Waiting(Sender):
 class Guest:
     """Somebody who comes for a place, and says what came of it."""
 
-    def __init__(self, room: places.Places, name: str = "", into: Any = None) -> None:
+    def __init__(
+        self, room: places.Places, name: str = "", into: Any = None, peer: str = ""
+    ) -> None:
         self.outcome: object = None
-        self.room, self.name, self.into = room, name, into
+        self.room, self.name, self.into, self.peer = room, name, into, peer
         inline.Task(self.come())
 
     async def come(self) -> None:
         try:
-            waiter = self.room.enter()
+            waiter = self.room.enter(self.peer)
             if waiter is not None:
                 await waiter
         except errors.Unavailable as error:
@@ -45,7 +50,7 @@ class Guest:
         self.outcome = "inside"
         if self.into is not None:
             self.into.append(self.name)
-            self.room.leave()
+            self.room.leave(self.peer)
 
 
 def room_of(count: int, **more: Any) -> places.Places:
@@ -72,16 +77,16 @@ def test_of_a_house_that_stands_still_all_are_sent_away_until_somebody_gets_furt
     guest = Guest(room)
     for _ in range(places.LOOKS):
         assert guest.outcome is None
-        assert not room.is_stuck
+        assert not room.is_stuck()
         room.look()
     room.look()
     assert isinstance(guest.outcome, errors.Unavailable)
     assert "1 requests are being handled, at most 1" in str(guest.outcome)
-    assert room.is_stuck
+    assert room.is_stuck()
     with pytest.raises(errors.Unavailable):
         room.enter()
     room.note_progress()
-    assert not room.is_stuck
+    assert not room.is_stuck()
     patient = Guest(room)
     room.look()
     assert patient.outcome is None
@@ -111,6 +116,55 @@ def test_patient_ones_wait_though_all_stand_still():
     assert guest.outcome is None
     room.leave()
     assert guest.outcome == "inside"
+
+
+def test_one_peer_leaves_a_quarter_of_the_places_to_others():
+    room = room_of(8)
+    greedy = [Guest(room, peer="a") for _ in range(20)]
+    assert sum(one.outcome == "inside" for one in greedy) == 6
+    others = [Guest(room, peer=peer) for peer in "bcd"]
+    assert [one.outcome for one in others] == ["inside", "inside", None]
+    # A place that comes free is for the peer with the fewest.
+    room.leave("a")
+    assert others[2].outcome == "inside"
+    assert sum(one.outcome == "inside" for one in greedy) == 6
+    room.leave("a")
+    room.leave("b")
+    assert sum(one.outcome == "inside" for one in greedy) == 8
+    assert room.inside == 8
+
+
+def test_a_peer_with_its_share_waits_though_places_are_free():
+    room = room_of(4)
+    assert [room.enter("a") for _ in range(3)] == [None] * 3
+    guest = Guest(room, peer="a")
+    assert (guest.outcome, room.inside) == (None, 3)
+    room.leave("a")
+    assert (guest.outcome, room.inside) == ("inside", 3)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_of_few_places_one_peer_may_have_all(count: int):
+    room = room_of(count)
+    assert [room.enter("a") for _ in range(count)] == [None] * count
+
+
+@given(st.integers(1, 9), st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=60))
+def test_places_are_never_lost_and_no_peer_has_more_than_its_share(count, steps):
+    """For any comings and goings: who is inside is counted, within the limits, and none is lost."""
+    room = room_of(count)
+    guests: list[Guest] = []
+    for peer, comes in steps:
+        if comes:
+            guests.append(Guest(room, peer=peer))
+        elif left := next((g for g in guests if g.peer == peer and g.outcome == "inside"), None):
+            guests.remove(left)
+            room.leave(peer)
+        inside = Counter(one.peer for one in guests if one.outcome == "inside")
+        assert inside.total() == room.inside <= count
+        assert max(inside.values(), default=0) <= room.share
+        waiting = {one.peer for one in guests if one.outcome is None}
+        assert room.inside == count or all(inside[peer] == room.share for peer in waiting)
 
 
 def test_a_push_that_waits_for_upstream_keeps_nobody_from_asking():

@@ -132,16 +132,16 @@ class Intake:
         body: bodies.Body | None = None
         try:
             self._check_open()
-            if self._pushes.is_stuck:
+            if self._pushes.is_stuck(request.peer):
                 raise self._pushes.full()
             body = await self._bodies.receive(request, protocol, self._max_body)
-            waiter = self._pushes.enter()
+            waiter = self._pushes.enter(request.peer)
             if waiter is not None:
                 await waiter
             try:
                 respond(protocol, self._handler(request))
             finally:
-                self._pushes.leave()
+                self._pushes.leave(request.peer)
         except errors.SluiceError as error:
             respond(protocol, self._handler.refuse(request, error))
         finally:
@@ -159,14 +159,14 @@ class Intake:
             is_call = request.path in evaluate.PATHS
             limit = min(self._max_body, evaluate.BODY_MAX) if is_call else self._max_body
             body = await self._bodies.receive(request, protocol, limit, keep=is_call)
-            waiter = room.enter()
+            waiter = room.enter(request.peer)
             if waiter is not None:
                 await waiter
             try:
                 answer = wsgi.ask(self._site, request, self._port)
                 protocol.response_bytes(answer.status, answer.headers, answer.body)
             finally:
-                room.leave()
+                room.leave(request.peer)
         except errors.SluiceError as error:
             self._counters.refused(error)
             respond(protocol, push.refusal(error.message, error.status))

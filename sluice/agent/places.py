@@ -2,11 +2,15 @@
 
 A hanging upstream keeps every push that is let in for the whole timeout. So a request waits only
 while others get on, and is refused once all of them stand still.
+
+One peer may have three quarters of the places, and of the requests that wait the first is the one
+whose peer has the fewest. So a peer whose pushes take long does not keep the others out. It is not
+less, because one peer may be a proxy that all shippers come through.
 """
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -16,12 +20,15 @@ from sluice.agent import inline
 # Those who wait are looked after this often. All stand still when LOOKS looks in a row saw none
 # get further. Seen, not timed: in a process that gets no CPU no request gets further.
 LOOK_S, LOOKS = 0.005, 4
+# This part of the places is for other peers than the one that has most of them.
+SPARED = 4
 
 
 @dataclass(slots=True)
 class Waiting:
     """A request without a place."""
 
+    peer: str
     until: float
     waiter: inline.Waiter = field(default_factory=inline.Waiter)
 
@@ -48,21 +55,25 @@ class Places:
         wake: Callable[[], None] = lambda: None,
     ) -> None:
         self.count, self.inside = count, 0
+        self.share = count - count // SPARED
+        self._held: Counter[str] = Counter()
         self.wake = wake
         self._wait_s, self._waiting_max, self._is_patient = wait_s, waiting_max, is_patient
         self._lock = threading.Lock()
         self._waiting: deque[Waiting] = deque()
         self._progress, self._seen, self._still = 0, 0, 0
 
-    @property
-    def is_stuck(self) -> bool:
-        """Whether all places are taken, and nobody inside got further of late."""
+    def is_stuck(self, peer: str = "") -> bool:
+        """Whether the peer can have no place, and nobody inside got further of late."""
         return (
             self._still >= LOOKS
-            and self.inside >= self.count
+            and self._is_full(peer)
             and self._progress == self._seen
             and not self._is_patient
         )
+
+    def _is_full(self, peer: str) -> bool:
+        return self.inside >= self.count or self._held[peer] >= self.share
 
     @property
     def waiting(self) -> int:
@@ -74,34 +85,50 @@ class Places:
         # A lost update does no harm: it is another number than before all the same.
         self._progress += 1
 
-    def enter(self) -> inline.Waiter | None:
+    def enter(self, peer: str = "") -> inline.Waiter | None:
         """Take a place, which leave() gives back; None, or what to await before it is there.
 
+        Args:
+            peer: the address that the request came from.
+
         Raises:
-            Unavailable: all are taken and it makes no sense to wait. So does the waiter.
+            Unavailable: none is free for the peer, and it makes no sense to wait. So does the
+                waiter.
         """
         with self._lock:
-            if self.inside < self.count:
+            if not self._is_full(peer):
                 self.inside += 1
+                self._held[peer] += 1
                 if self.inside == self.count:
                     self.wake()
                 return None
-            if self.is_stuck or len(self._waiting) >= self._waiting_max:
+            if self.is_stuck(peer) or len(self._waiting) >= self._waiting_max:
                 raise self.full()
-            one = Waiting(time.monotonic() + self._wait_s)
+            one = Waiting(peer, time.monotonic() + self._wait_s)
             self._waiting.append(one)
+            self.wake()
         return one.waiter
 
-    def leave(self) -> None:
-        """Give a place back, or to the one who has waited longest."""
+    def leave(self, peer: str = "") -> None:
+        """Give a place back, or to the request that is to have it next."""
         with self._lock:
             self._progress += 1
-            if not self._waiting:
+            self._held[peer] -= 1
+            if not self._held[peer]:
+                del self._held[peer]
+            following = self._following()
+            if following is None:
                 self.inside -= 1
                 return
             # From hand to hand: the one who leaves comes again at once, and would be faster.
-            following = self._waiting.popleft()
+            self._waiting.remove(following)
+            self._held[following.peer] += 1
         following.waiter.set()
+
+    def _following(self) -> Waiting | None:
+        """Of the requests that wait, the oldest one of the peer with the fewest places."""
+        found = min(self._waiting, key=lambda one: self._held[one.peer], default=None)
+        return found if found is not None and self._held[found.peer] < self.share else None
 
     def look(self) -> bool:
         """Refuse who has waited too long, or all where none gets on; whether to look again soon."""
