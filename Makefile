@@ -19,7 +19,7 @@ ASAN_ENV = PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_s
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help build check test asan bench servers manifests image demo clean FORCE
+.PHONY: help build check test attack asan bench servers manifests image demo clean FORCE
 
 help:  ## show this
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,9 @@ check: build $(VENV)/.dev  ## format, lint, types, the stub, import contracts
 
 test: build $(VENV)/.dev  ## the suite, with branch coverage
 	$(PY) -m pytest --cov --cov-report=term --cov-fail-under=85 $(ARGS)
+
+attack: build $(VENV)/.dev  ## the hostile suite in its long form, about half an hour
+	SLUICE_ATTACK_S=30 $(PY) -m pytest -s tests/attack $(ARGS)
 
 asan: build $(VENV)/.dev  ## the core's tests under AddressSanitizer and UBSan, built apart
 	@echo "Compiling the core with sanitizers ..."
