@@ -180,7 +180,7 @@ class Gate:
 
     def push(
         self,
-        body: bytes,
+        body: loki.Body,
         encoding: str | None = "",
         *,
         now: Now,
@@ -225,7 +225,7 @@ class Gate:
 
     def _judge(
         self,
-        body: bytes,
+        body: loki.Body,
         decoded: loki.Decoded,
         dialect: loki.Dialect,
         rules: ledger.Rules,
@@ -353,7 +353,7 @@ class Gate:
 
     def _forwarded(
         self,
-        body: bytes,
+        body: loki.Body,
         decoded: loki.Decoded,
         dialect: loki.Dialect,
         filtered: tuple[Int64s, Int64s, npt.NDArray[np.uint8]] | None,

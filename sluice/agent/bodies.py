@@ -1,5 +1,6 @@
 """Receives the bodies of requests, within bounds that hold for slow and hostile senders."""
 
+import mmap
 import threading
 import time
 from asyncio import CancelledError
@@ -10,6 +11,7 @@ from typing import Any
 from sluice import errors, memory
 from sluice.agent import inline
 from sluice.agent.request import Request
+from sluice.wire import loki
 
 MIB = 2**20
 # A body may take BODY_S, a second more for each LEAST_RATE bytes that have arrived, and no longer
@@ -20,6 +22,8 @@ BODIES_MAX, PEER_SHARE = 1024, 4
 # A declared body of up to this size is taken from the memory and received in one piece: in parts, a
 # push of 1 MiB takes 15 % more CPU.
 WHOLE_MAX = 1024 * 1024
+# A body in parts is kept in a buffer that begins with so many bytes.
+MAPPED_LEAST = 1024 * 1024
 # A body that is too large is read to its end nevertheless, within these bounds: a shipper that is
 # cut off in the middle sees a broken connection instead of 413, and sends it again.
 DRAIN_MAX, DRAIN_S = 64 * MIB, 5.0
@@ -118,7 +122,9 @@ class Bodies:
             raise
         return body
 
-    async def _whole(self, body: Body, protocol: Any, declared: int | None, keep: bool) -> bytes:
+    async def _whole(
+        self, body: Body, protocol: Any, declared: int | None, keep: bool
+    ) -> loki.Body:
         if not keep or declared is None or declared > WHOLE_MAX:
             return await self._parts(body, protocol, declared, keep)
         body.deadline += declared / LEAST_RATE
@@ -132,8 +138,10 @@ class Bodies:
             ) from None
         return found
 
-    async def _parts(self, body: Body, protocol: Any, declared: int | None, keep: bool) -> bytes:
-        parts: list[bytes] = []
+    async def _parts(
+        self, body: Body, protocol: Any, declared: int | None, keep: bool
+    ) -> loki.Body:
+        kept: mmap.mmap | None = None
         ends = 0
         stream = Stream(protocol)
         async for part in stream:
@@ -143,9 +151,9 @@ class Bodies:
             body.note(len(part))
             if keep:
                 self._take(body, len(part))
-                parts.append(part)
+                kept = appended(kept, body.received - len(part), part)
             if body.received > body.limit:
-                parts.clear()
+                kept = None
                 self._free(body)
                 await drain(stream, body)
                 raise errors.TooLarge(
@@ -161,14 +169,7 @@ class Bodies:
                 f"the chunked body ends after {body.received} bytes without its last chunk,"
                 " or has trailer fields"
             )
-        if len(parts) == 1:
-            return parts[0]
-        # Twice in memory for a moment.
-        self._memory.take(len(parts) and body.received)
-        try:
-            return b"".join(parts)
-        finally:
-            self._memory.give(len(parts) and body.received)
+        return b"" if kept is None else memoryview(kept)[: body.received]
 
     async def _drain(self, request: Request, protocol: Any) -> None:
         """Read a body that is not wanted, so that the sender sees why."""
@@ -242,6 +243,22 @@ def less(counts: Counter[str], key: str, size: int) -> None:
     counts[key] -= size
     if not counts[key]:
         del counts[key]
+
+
+def appended(kept: mmap.mmap | None, at: int, part: bytes) -> mmap.mmap:
+    """Write a part behind the first `at` bytes of what was kept, which grows where it must.
+
+    It is mapped by itself: pages that were not written to cost nothing, and all of them are given
+    back. As parts in malloc's heap, 14 bodies of 8 MB left 140 MiB behind.
+    """
+    needed = at + len(part)
+    if kept is None:
+        size = max(MAPPED_LEAST, needed)
+        kept = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    elif len(kept) < needed:
+        kept.resize(max(2 * len(kept), needed))
+    kept[at:needed] = part
+    return kept
 
 
 async def drain(stream: Stream, body: Body) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from sluice import errors
+from sluice.wire import loki
 
 # A header whose value is no ASCII text; its bytes are not known here.
 UNREADABLE = None
@@ -38,7 +39,7 @@ class Request:
     query: str
     headers: list[tuple[str, str | None]]
     peer: str
-    body: bytes = b""
+    body: loki.Body = b""
 
     def fields(self) -> dict[str, str]:
         """The headers by name, each once.

@@ -22,6 +22,9 @@ import cramjam
 
 from sluice import errors, memory
 
+# A body, or what is inside.
+Body = bytes | bytearray | memoryview
+
 # Bytes of input at a time, small at first; zlib hands back (copies) what it has not used.
 PIECE_LEAST, PIECE = 1 << 10, 1 << 16
 CHUNK = 1 << 20  # bytes of output at a time
@@ -154,7 +157,7 @@ def too_large(size: int, limit: int, more: str = "") -> errors.TooLarge:
 
 
 def undo(
-    body: bytes, coding: str, bound: Bound, scratch: Scratch, lenient: bool
+    body: Body, coding: str, bound: Bound, scratch: Scratch, lenient: bool
 ) -> tuple[int, bool]:
     """Undo one content coding, gzip, deflate or zstd, into the scratch.
 
@@ -195,7 +198,7 @@ class _Output:
         self.size += len(chunk)
 
 
-def _inflate(body: bytes, wbits: int, bound: Bound, scratch: Scratch, lenient: bool) -> int:
+def _inflate(body: Body, wbits: int, bound: Bound, scratch: Scratch, lenient: bool) -> int:
     """Undo gzip, of any number of members, or deflate, up to the end of its last block."""
     output = _Output(scratch, bound)
     at, piece_bytes, ended, members = 0, PIECE_LEAST, False, 1
@@ -227,7 +230,7 @@ def _inflate(body: bytes, wbits: int, bound: Bound, scratch: Scratch, lenient: b
     return output.size
 
 
-def _drain(engine: "zlib._Decompress", piece: bytes, output: _Output, lenient: bool) -> None:
+def _drain(engine: "zlib._Decompress", piece: Body, output: _Output, lenient: bool) -> None:
     """Decode all that a piece of input has."""
     while True:
         asked = output.ask()
@@ -247,7 +250,7 @@ def _drain(engine: "zlib._Decompress", piece: bytes, output: _Output, lenient: b
             return
 
 
-def _unzstd(body: bytes, bound: Bound, scratch: Scratch) -> int:
+def _unzstd(body: Body, bound: Bound, scratch: Scratch) -> int:
     """Undo zstd frames. Few senders declare a size, so the room grows until it fits."""
     declared, limit = _declared_size(body), bound.bytes
     if declared > limit:
@@ -261,7 +264,7 @@ def _unzstd(body: bytes, bound: Bound, scratch: Scratch) -> int:
     return size
 
 
-def _unzstd_into(body: bytes, buffer: memoryview, limit: int) -> int | None:
+def _unzstd_into(body: Body, buffer: memoryview, limit: int) -> int | None:
     """The number of bytes decoded, or None if there are more than fit."""
     try:
         size: int = cramjam.zstd.decompress_into(body, buffer[:limit])
@@ -272,9 +275,9 @@ def _unzstd_into(body: bytes, buffer: memoryview, limit: int) -> int | None:
     return size
 
 
-def _declared_size(body: bytes) -> int:
+def _declared_size(body: Body) -> int:
     """The content size in the header of the first frame, 0 if there is none."""
-    if len(body) < 5 or not body.startswith(ZSTD_MAGIC):
+    if len(body) < 5 or body[:4] != ZSTD_MAGIC:
         return 0
     descriptor = body[4]
     single = bool(descriptor & SINGLE_SEGMENT)
