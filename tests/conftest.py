@@ -14,7 +14,7 @@ from cluster.harness import Cluster
 from harness import Sluice, Upstream, running, write_budgets
 from loki.harness import Loki
 from monitoring.harness import program
-from servers import build
+from needs import need
 
 # No deadline per example: the machine is shared, and a slow example is no wrong one.
 hypothesis.settings.register_profile("sluice", deadline=None)
@@ -28,24 +28,6 @@ DEBIAN_NEEDS = {
     "alertmanager": "prometheus-alertmanager",
     "chromium": "chromium",
 }
-
-
-def find(name: str) -> Path | None:
-    """What `make servers` built of this source, a program or a folder of them, or None."""
-    return build.place(name) if build.stands(name) else None
-
-
-def need(name: str) -> Path:
-    """What `make servers` built of this source; without it the test is skipped, or fails."""
-    found = find(name)
-    if found is not None:
-        return found
-    if os.environ.get("SLUICE_SERVERS_REQUIRED") == "1":
-        pytest.fail(
-            f"SLUICE_SERVERS_REQUIRED=1, but {name} was not built: make servers", pytrace=False
-        )
-    # The only place that skips for this reason: pytest then reports one line for all tests.
-    pytest.skip(f"no real {name} here; `make servers` builds it once, in {build.GO[name].cost}")
 
 
 def need_debian(name: str) -> None:

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import cramjam
 import pytest
 import shippers
-from conftest import need
 from front import Front
 from harness import Sluice, budget, running, wait_until, write_budgets
 from loki.harness import Loki
+from needs import need
 from shippers import Entry, Push, Stream
 
 from sluice import metrics
