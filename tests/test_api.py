@@ -23,7 +23,9 @@ class Front:
         self.gate = Gate([Budget.from_manifest(one) for one in (MANIFEST, *more)])
         self.past = Past() if past is None else past
         source = api.Source(lambda now: usage.rows(self.gate.ledger, now), records=self.past)
-        made = app.create_app(self.gate, Sender(), clock=lambda: now, source=source).site
+        made = app.create_app(
+            self.gate, Sender(), clock=lambda: now, source=source, evaluates=True
+        ).site
         self.client = made.test_client()
 
     def get(self, path: str, **query: object) -> werkzeug.test.TestResponse:

@@ -236,6 +236,10 @@ def test_of_two_agents_on_a_node_each_reports_what_it_counted(
     new = agents(cluster, node, upstream.url, pod=f"{node}-new")
     assert new.bound.node_uid == old.bound.node_uid
     assert new.bound.pod_uid != old.bound.pod_uid
+    wait_until(
+        lambda: node_usage(cluster, node)["status"]["instance"] == new.bound.pod_uid,
+        "the new one has taken the object over",
+    )
     # Nothing tells it yet that it was replaced.
     assert old.send(push_to(namespace, 10_000)).status == 204
     extra = f"{node}.{old.bound.pod_uid}"

@@ -18,7 +18,7 @@ import yaml
 from cluster.control_plane import ADMIN
 from cluster.harness import Cluster, kubeconfig
 from cluster.proxy import Proxy
-from cluster.watching import create_budget, delete_budget, through, unique
+from cluster.watching import as_controller, create_budget, delete_budget, through, unique
 from harness import free_port
 
 from sluice import errors
@@ -36,12 +36,18 @@ def api(cluster: Cluster) -> client.Api:
 
 
 @pytest.fixture
-def node(api: client.Api) -> Iterator[str]:
+def controller(cluster: Cluster) -> client.Api:
+    """A client of the one account that may delete a NodeLogUsage."""
+    return as_controller(cluster)
+
+
+@pytest.fixture
+def node(controller: client.Api) -> Iterator[str]:
     """The name of a NodeLogUsage, deleted at the end if the test has made it."""
     name = unique("node")
     yield name
     with contextlib.suppress(client.NotFound):
-        api.delete_node_usage(name)
+        controller.delete_node_usage(name)
 
 
 def usage(name: str, **status: object) -> client.Object:
@@ -53,7 +59,9 @@ def listing(api: client.Api, timeout_s: tuple[float, float] = SHORT_S) -> client
     return api.call("GET", "/apis/tco.io/v1/teambudgets", timeout_s=timeout_s)
 
 
-def test_a_node_usage_is_made_changed_read_and_deleted(api: client.Api, node: str) -> None:
+def test_a_node_usage_is_made_changed_read_and_deleted(
+    api: client.Api, controller: client.Api, node: str
+) -> None:
     assert api.node_usage(node) is None
     made = api.create_node_usage(usage(node))
     counted = {"seq": 1, "usage": {"d/2026-11-22": {"payments/payments": 5}}}
@@ -65,7 +73,7 @@ def test_a_node_usage_is_made_changed_read_and_deleted(api: client.Api, node: st
     assert node in [each["metadata"]["name"] for each in api.node_usages()]
     held["metadata"]["finalizers"] = []
     api.put_node_usage(held)
-    api.delete_node_usage(node, uid=made["metadata"]["uid"])
+    controller.delete_node_usage(node, uid=made["metadata"]["uid"])
     assert api.node_usage(node) is None
 
 
@@ -97,14 +105,16 @@ def test_a_refused_object_comes_with_the_words_of_the_api_server(
     assert "\n" not in caught.value.message
 
 
-def test_only_the_very_object_is_deleted_when_a_uid_is_given(api: client.Api, node: str) -> None:
+def test_only_the_very_object_is_deleted_when_a_uid_is_given(
+    api: client.Api, controller: client.Api, node: str
+) -> None:
     api.create_node_usage(usage(node))
     with pytest.raises(client.Conflict):
-        api.delete_node_usage(node, uid="00000000-0000-0000-0000-000000000000")
+        controller.delete_node_usage(node, uid="00000000-0000-0000-0000-000000000000")
     assert api.node_usage(node) is not None
-    api.delete_node_usage(node)
+    controller.delete_node_usage(node)
     with pytest.raises(client.NotFound):
-        api.delete_node_usage(node)
+        controller.delete_node_usage(node)
 
 
 def test_a_budgets_status_is_merged_under_the_controllers_name(

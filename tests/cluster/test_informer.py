@@ -17,6 +17,7 @@ from cluster.harness import Cluster
 from cluster.proxy import Proxy
 from cluster.watching import (
     FAST,
+    as_controller,
     change_budget,
     create_budget,
     delete_budget,
@@ -146,7 +147,7 @@ def test_only_the_object_of_the_given_name_is_watched(cluster: Cluster, api: cli
         seen.wait_for("MODIFIED", mine)
     assert seen.kinds() == [("ADDED", mine), ("MODIFIED", mine)]
     for name in (mine, other):
-        api.delete_node_usage(name)
+        as_controller(cluster).delete_node_usage(name)
 
 
 def test_a_list_in_pages_is_handed_over_whole(

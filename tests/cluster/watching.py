@@ -107,3 +107,9 @@ def budgets_path(namespace: str) -> str:
 def unique(prefix: str) -> str:
     """A name that no other test uses on the shared API server."""
     return f"{prefix}-{uuid.uuid4().hex[:12]}"
+
+
+def as_controller(cluster: Cluster) -> client.Api:
+    """A client of the controller's account, the one that may delete a NodeLogUsage."""
+    token = cluster.service_account_token("sluice-controller").token
+    return client.connect(cluster.kubeconfig(token))
