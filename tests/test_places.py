@@ -143,6 +143,24 @@ def test_a_peer_with_its_share_waits_though_places_are_free():
     assert (guest.outcome, room.inside) == ("inside", 3)
 
 
+def test_a_crowd_that_waits_makes_room_for_another_peer():
+    room = room_of(1, waiting_max=3)
+    crowd = [Guest(room, peer="a") for _ in range(5)]
+    assert [type(one.outcome) for one in crowd[1:]] == [
+        *(type(None),) * 3,
+        errors.Unavailable,
+    ]
+    other = Guest(room, peer="b")
+    assert other.outcome is None
+    assert isinstance(crowd[3].outcome, errors.Unavailable)
+    # One of the crowd does not crowd out another.
+    assert isinstance(Guest(room, peer="a").outcome, errors.Unavailable)
+    for _ in range(3):
+        assert other.outcome is None
+        room.leave("a")
+    assert other.outcome == "inside"
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_of_few_places_one_peer_may_have_all(count: int):
     room = room_of(count)

@@ -4,8 +4,9 @@ A hanging upstream keeps every push that is let in for the whole timeout. So a r
 while others get on, and is refused once all of them stand still.
 
 One peer may have three quarters of the places, and of the requests that wait the first is the one
-whose peer has the fewest. So a peer whose pushes take long does not keep the others out. It is not
-less, because one peer may be a proxy that all shippers come through.
+whose peer has the fewest; where no more may wait, the peer with the most loses its last. So a peer
+whose requests take long, or are many, does not keep the others out. Its share is not less, because
+one peer may be a proxy that all shippers come through.
 """
 
 import threading
@@ -102,12 +103,31 @@ class Places:
                 if self.inside == self.count:
                     self.wake()
                 return None
-            if self.is_stuck(peer) or len(self._waiting) >= self._waiting_max:
+            if self.is_stuck(peer):
                 raise self.full()
+            crowded_out = self._crowded_out(peer)
             one = Waiting(peer, time.monotonic() + self._wait_s)
             self._waiting.append(one)
             self.wake()
+        if crowded_out is not None:
+            crowded_out.waiter.set(self.full())
         return one.waiter
+
+    def _crowded_out(self, peer: str) -> Waiting | None:
+        """Make room for one more to wait; returns the one that has to go, if any.
+
+        Raises:
+            Unavailable: no peer has more requests that wait than this one.
+        """
+        if len(self._waiting) < self._waiting_max:
+            return None
+        waits = Counter(one.peer for one in self._waiting)
+        greediest, most = waits.most_common(1)[0]
+        if waits[peer] >= most:
+            raise self.full()
+        last = next(one for one in reversed(self._waiting) if one.peer == greediest)
+        self._waiting.remove(last)
+        return last
 
     def leave(self, peer: str = "") -> None:
         """Give a place back, or to the request that is to have it next."""

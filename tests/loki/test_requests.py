@@ -33,7 +33,11 @@ def test_requests_that_are_no_push_have_the_same_status(
     for method in ("OPTIONS", "GET", "PUT", "DELETE"):
         for path in (PUSH_PATH, f"{PUSH_PATH}/", LEGACY_PATH):
             asked = f"{method} {path}"
-            assert status_of(front, asked) == status_of(loki, asked), asked
+            ours, theirs = status_of(front, asked), status_of(loki, asked)
+            # One Loki in several answers GET and DELETE 404, for as long as it runs: the order of
+            # its routes is another one at each start.
+            may_differ = method in ("GET", "DELETE") and (ours, theirs) == (405, 404)
+            assert ours == theirs or may_differ, asked
     asked = f"POST {PUSH_PATH}/"
     assert status_of(front, asked, [TYPE], PLAIN) == status_of(loki, asked, [TYPE], PLAIN) == 404
 
