@@ -76,7 +76,8 @@ cdef inline void book_row(
             for i in range(kind[KIND_COUNTS]):
                 grow(row + at + CELL_COUNTS + i, totals[i], weight[at + CELL_COUNTS + i], &check)
         kind += KIND_WORDS
-    journal[JOURNAL_CLOCK] += 1
+    # Without overflow, whatever stands there: a clock that was torn must not be undefined.
+    journal[JOURNAL_CLOCK] = <int64_t>(<uint64_t>journal[JOURNAL_CLOCK] + 1)
     check += (
         <uint64_t>journal[JOURNAL_CLOCK] - <uint64_t>row[changed]) * <uint64_t>weight[changed]
     row[changed] = journal[JOURNAL_CLOCK]
