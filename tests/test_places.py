@@ -120,6 +120,9 @@ def test_patient_ones_wait_though_all_stand_still():
 
 def test_one_peer_leaves_a_quarter_of_the_places_to_others():
     room = room_of(8)
+    assert [room.enter(peer) for peer in "ab"] == [None, None]
+    for peer in "ab":
+        room.leave(peer)
     greedy = [Guest(room, peer="a") for _ in range(20)]
     assert sum(one.outcome == "inside" for one in greedy) == 6
     others = [Guest(room, peer=peer) for peer in "bcd"]
@@ -136,6 +139,9 @@ def test_one_peer_leaves_a_quarter_of_the_places_to_others():
 
 def test_a_peer_with_its_share_waits_though_places_are_free():
     room = room_of(4)
+    assert [room.enter(peer) for peer in "ab"] == [None, None]
+    for peer in "ab":
+        room.leave(peer)
     assert [room.enter("a") for _ in range(3)] == [None] * 3
     guest = Guest(room, peer="a")
     assert (guest.outcome, room.inside) == (None, 3)
@@ -161,6 +167,18 @@ def test_a_crowd_that_waits_makes_room_for_another_peer():
     assert other.outcome == "inside"
 
 
+def test_a_peer_that_comes_alone_may_have_all_places_and_another_is_the_next():
+    room = room_of(8)
+    assert [room.enter("a") for _ in range(8)] == [None] * 8
+    own, other = Guest(room, peer="a"), Guest(room, peer="b")
+    room.leave("a")
+    assert (own.outcome, other.outcome) == (None, "inside")
+    room.leave("a")
+    # Now that there is another, the first one has its share and no more.
+    assert own.outcome is None
+    assert (room.inside, room.share) == (7, 6)
+
+
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_of_few_places_one_peer_may_have_all(count: int):
     room = room_of(count)
@@ -172,6 +190,10 @@ def test_places_are_never_lost_and_no_peer_has_more_than_its_share(count, steps)
     """For any comings and goings: who is inside is counted, within the limits, and none is lost."""
     room = room_of(count)
     guests: list[Guest] = []
+    assert room.enter("y") is None
+    room.leave("y")
+    assert room.enter("z") is None
+    room.leave("z")
     for peer, comes in steps:
         if comes:
             guests.append(Guest(room, peer=peer))

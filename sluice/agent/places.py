@@ -5,8 +5,8 @@ while others get on, and is refused once all of them stand still.
 
 One peer may have three quarters of the places, and of the requests that wait the first is the one
 whose peer has the fewest; where no more may wait, the peer with the most loses its last. So a peer
-whose requests take long, or are many, does not keep the others out. Its share is not less, because
-one peer may be a proxy that all shippers come through.
+whose requests take long, or are many, does not keep the others out. A peer that comes alone may be
+a proxy that all shippers come through: it may have all places until another comes.
 """
 
 import threading
@@ -23,6 +23,7 @@ from sluice.agent import inline
 LOOK_S, LOOKS = 0.005, 4
 # This part of the places is for other peers than the one that has most of them.
 SPARED = 4
+MIXED_S = 60.0
 
 
 @dataclass(slots=True)
@@ -58,6 +59,7 @@ class Places:
         self.count, self.inside = count, 0
         self.share = count - count // SPARED
         self._held: Counter[str] = Counter()
+        self._last_peer, self._mixed_at = "", float("-inf")
         self.wake = wake
         self._wait_s, self._waiting_max, self._is_patient = wait_s, waiting_max, is_patient
         self._lock = threading.Lock()
@@ -74,7 +76,12 @@ class Places:
         )
 
     def _is_full(self, peer: str) -> bool:
-        return self.inside >= self.count or self._held[peer] >= self.share
+        return self.inside >= self.count or self._held[peer] >= self._most()
+
+    def _most(self) -> int:
+        """The places that one peer may have: all, while no other has come for MIXED_S."""
+        is_mixed = time.monotonic() - self._mixed_at < MIXED_S
+        return self.share if is_mixed else self.count
 
     @property
     def waiting(self) -> int:
@@ -97,6 +104,10 @@ class Places:
                 waiter.
         """
         with self._lock:
+            if peer != self._last_peer:
+                if self._last_peer:
+                    self._mixed_at = time.monotonic()
+                self._last_peer = peer
             if not self._is_full(peer):
                 self.inside += 1
                 self._held[peer] += 1
@@ -148,7 +159,7 @@ class Places:
     def _following(self) -> Waiting | None:
         """Of the requests that wait, the oldest one of the peer with the fewest places."""
         found = min(self._waiting, key=lambda one: self._held[one.peer], default=None)
-        return found if found is not None and self._held[found.peer] < self.share else None
+        return found if found is not None and self._held[found.peer] < self._most() else None
 
     def look(self) -> bool:
         """Refuse who has waited too long, or all where none gets on; whether to look again soon."""

@@ -91,7 +91,7 @@ def gzip_members() -> Push:
     """A body of very many tiny gzip members."""
     member = gzip.compress(b" ")
     return Push(
-        member * (8 * MILLION // len(member)), {"Content-Type": JSON, "Content-Encoding": "gzip"}
+        member * (4 * MILLION // len(member)), {"Content-Type": JSON, "Content-Encoding": "gzip"}
     )
 
 
