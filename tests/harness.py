@@ -56,6 +56,18 @@ def free_port() -> int:
                 return port
 
 
+def ask_once(
+    address: tuple[str, int], path: str, timeout_s: float, source: str = "127.0.0.1"
+) -> int:
+    """The status of a GET over a new connection from `source`; raises NO_ANSWER."""
+    connection = http.client.HTTPConnection(*address, timeout=timeout_s, source_address=(source, 0))
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+
+
 def wait_until(holds: Callable[[], Any], what: str, timeout_s: float = 20.0) -> Any:
     """Return the first true value of `holds()`; AssertionError when there is none in time."""
     deadline = time.monotonic() + timeout_s

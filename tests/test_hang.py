@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 import shippers
-from harness import Sluice, budget, wait_until
+from harness import Sluice, ask_once, budget, wait_until
 from shippers import PUSH_PATH, Entry, Push, Stream
 from shipping import shipping
 
@@ -42,7 +42,7 @@ class Probing:
             for path in PROBES:
                 began = time.monotonic()
                 try:
-                    status: object = asked(self.server, path)
+                    status: object = ask_once(("127.0.0.1", self.server.port), path, 10)
                 except OSError as error:
                     status = error
                 self.took[path].append(time.monotonic() - began)
@@ -59,15 +59,6 @@ class Probing:
             for path, times in self.took.items()
         )
         return "; ".join(rows)
-
-
-def asked(server: Sluice, path: str) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
-    with contextlib.closing(connection):
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        answer.read()
-        return answer.status
 
 
 @contextlib.contextmanager

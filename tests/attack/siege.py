@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import psutil
 import shippers
-from harness import NO_ANSWER, Sluice, Upstream, wait_until
+from harness import NO_ANSWER, Sluice, Upstream, ask_once, wait_until
 from shippers import Entry, Push, Stream
 
 NEIGHBOUR = "127.0.0.2"
@@ -51,7 +51,7 @@ class Watch:
                 began = time.monotonic()
                 status: object
                 try:
-                    status = ask(self.server.port, path, PROBE_S)
+                    status = ask_once(("127.0.0.1", self.server.port), path, PROBE_S, NEIGHBOUR)
                 except NO_ANSWER as error:
                     status = repr(error)
                 self.probes.append((path, status, time.monotonic() - began))
@@ -98,18 +98,6 @@ class Watch:
             f" {max(took for _, _, took in self.probes) * 1000:.0f} ms; pushes {counts};"
             f" resident at most {max(self.resident) / MIB:.0f} MiB"
         )
-
-
-def ask(port: int, path: str, timeout_s: float) -> int:
-    """The status of a GET over a new connection of the neighbour's; raises NO_ANSWER."""
-    connection = http.client.HTTPConnection(
-        "127.0.0.1", port, timeout=timeout_s, source_address=(NEIGHBOUR, 0)
-    )
-    with contextlib.closing(connection):
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        answer.read()
-        return answer.status
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 from dashboard.harness import Teams, origin_of, row, serving, site
-from harness import wait_until
+from harness import ask_once, wait_until
 
 from sluice import http_server
 
@@ -34,12 +34,7 @@ def address_of(url: str) -> tuple[str, int]:
 
 def asked(url: str, path: str, timeout: float = PROBE_S) -> int:
     """The status of an answer over a new connection; raises TimeoutError."""
-    connection = http.client.HTTPConnection(*address_of(url), timeout=timeout)
-    with contextlib.closing(connection):
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        answer.read()
-        return answer.status
+    return ask_once(address_of(url), path, timeout)
 
 
 def connected(url: str, source: str = "127.0.0.1") -> socket.socket:
