@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 import shippers
-from harness import Sluice, Upstream, budget, running, wait_until, write_budgets
+from harness import Sluice, Upstream, ask_once, budget, running, wait_until, write_budgets
 from runs import SHOP, head_of, small
 from shippers import LEGACY_PATH, PUSH_PATH, Entry, Stream
-from test_hang import asked
 from test_run_sockets import exchange
 
 LINE = [Stream({"namespace": "shop"}, [Entry(1, "0123456789")])]
@@ -268,7 +267,7 @@ def test_a_crowd_of_connections_that_ask_for_nothing_costs_the_crowd(sluice, lok
                 sock.sendall(begin)
         for path in ("/ready", "/api/health", "/metrics"):
             began = time.monotonic()
-            assert asked(server, path) == 200
+            assert ask_once(("127.0.0.1", server.port), path, 10) == 200
             assert time.monotonic() - began < 2
         assert server.send(small(0)).status == 204
 
@@ -299,7 +298,7 @@ def test_probes_are_answered_at_once_whatever_scrapers_and_upstream_do(tmp_path,
     def scrape() -> None:
         while not stopping.is_set():
             with contextlib.suppress(OSError):
-                asked(server, "/metrics")
+                ask_once(("127.0.0.1", server.port), "/metrics", 10)
 
     def ship() -> None:
         while not stopping.is_set():
@@ -319,8 +318,10 @@ def test_probes_are_answered_at_once_whatever_scrapers_and_upstream_do(tmp_path,
             for _ in range(30):
                 for probe in ("/ready", "/api/health"):
                     began = time.monotonic()
-                    bad += [found] if (found := asked(server, probe)) != 200 else []
+                    status = ask_once(("127.0.0.1", server.port), probe, 10)
                     took.append(time.monotonic() - began)
+                    if status != 200:
+                        bad.append(status)
         finally:
             loki.control("ok")
             stopping.set()
