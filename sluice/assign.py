@@ -39,6 +39,7 @@ class Known:
     """The owners of label strings under one table of budgets, for the core's assign().
 
     Attributes:
+        turn: the turn of usage.Apps for which they hold.
         owners: row of the ledger << 32 | application, by dialect (one byte) and label string.
         has_loki_streams: a string with one of Loki's own labels was met.
 
@@ -47,7 +48,7 @@ class Known:
 
     def __init__(self, rules: ledger.Rules, apps: usage.Apps) -> None:
         self.rules = rules
-        self.forgotten = apps.forgotten
+        self.turn = apps.turns
         self._apps = apps
         self.owners: dict[bytes, int] = {}
         self.has_loki_streams = False

@@ -13,6 +13,7 @@ given back when the push ends: decoded bytes, index, filtered copy, and what is 
 body. See docs/decisions/0011.
 """
 
+import contextlib
 import functools
 import threading
 from collections.abc import Iterable, Sequence
@@ -23,51 +24,18 @@ import numpy.typing as npt
 
 from sluice import _core, assign, budget, errors, judgement, ledger, memory, table, usage, window
 from sluice.policy import Action
+from sluice.scratch import PART_BYTES, Scratch
 from sluice.wire import loki
 
 MIB = 2**20
-# Scratches kept for the next push, and the most that each of the three parts of one keeps while
-# idle: 36 MiB in all, which are not in `memory`.
-IDLE_SCRATCHES = 4
-IDLE_BYTES = 2 * MIB
-# The first ones keep more: with their pages mapped anew for each push, 4 MiB took twice the CPU.
-LARGE_SCRATCHES, LARGE_BYTES = 2, 5 * MIB
-STREAM_COLUMNS, ENTRY_COLUMNS = 8, 3
-# Bytes of arrays for a stream and for an entry: the scan's row, then teams, applications, sums and
-# outcomes, and what counting them needs for a moment.
-STREAM_BYTES, ENTRY_BYTES = 8 * STREAM_COLUMNS + 64, 8 * ENTRY_COLUMNS + 1
-# More for an entry where some are lost, and for a stream and a team until the push ends.
+# From here on an uncompressed body is sent from the buffer that it was made in, not from a copy.
+DETACHED_LEAST = 2 * MIB
+# Bytes for an entry where some are lost, and for a stream and a team until the push ends.
 LOST_BYTES, WAITING_BYTES, TEAM_BYTES = 24, 16, 256
 
 Now = float | int | datetime
 Int64s = npt.NDArray[np.int64]
 Int32s = npt.NDArray[np.int32]
-
-
-class Scratch:
-    """What one push works in: decoded bytes, the scan's rows, the filtered body."""
-
-    def __init__(self) -> None:
-        self.decoded = loki.Scratch()
-        self.filtered = loki.Scratch()
-        self._new_rows()
-
-    def _new_rows(self) -> None:
-        self.stream = rows_of(256, STREAM_COLUMNS)
-        self.entry = rows_of(4096, ENTRY_COLUMNS)
-
-    def begin(self, claim: memory.Claim | None) -> None:
-        """Count what is used from now on in this claim."""
-        self.decoded.begin(claim)
-        self.filtered.begin(claim)
-
-    def trim(self, keep: int) -> None:
-        """Let go of buffers of more than `keep` bytes."""
-        self.begin(None)
-        self.decoded.trim(keep)
-        self.filtered.trim(keep)
-        if self.stream.nbytes + self.entry.nbytes > IDLE_BYTES:
-            self._new_rows()
 
 
 class Gate:
@@ -104,7 +72,6 @@ class Gate:
         self._namespace_labels = tuple(namespace_labels)
         self._exempt_loki_streams = exempt_loki_streams
         self._system_namespace = system_namespace
-        self._idle: list[Scratch] = []
         self._known_lock = threading.Lock()
         if budgets is not None:
             self.load(budgets)
@@ -201,29 +168,33 @@ class Gate:
         """
         rules = self.ledger.rules_at(window.instant(now))
         claim = memory.Claim(self.memory, len(body))
-        try:
-            scratch = self._scratch()
-            scratch.begin(claim)
-            try:
-                decoded = loki.decode(
-                    body, encoding or "", dialect, self._max_decoded, scratch.decoded
-                )
-                judged, waiting = self._judge(body, decoded, dialect, rules, scratch, claim)
-            finally:
-                scratch.trim(LARGE_BYTES if len(self._idle) < LARGE_SCRATCHES else IDLE_BYTES)
-                if len(self._idle) < IDLE_SCRATCHES:
-                    self._idle.append(scratch)
-        except BaseException:
-            claim.keep(0)
-            raise
-        claim.keep(waiting)
-        return judged
+        lent = claim.lend()
+        if lent is not None:
+            # There may be room for what this push needs, and none beside what it was lent. That is
+            # idle again then, and goes.
+            with contextlib.suppress(errors.Unavailable):
+                return self._push(body, encoding or "", dialect, rules, lent, claim)
+            claim = memory.Claim(self.memory, len(body))
+        return self._push(body, encoding or "", dialect, rules, Scratch(), claim)
 
-    def _scratch(self) -> Scratch:
+    def _push(
+        self,
+        body: loki.Body,
+        encoding: str,
+        dialect: loki.Dialect,
+        rules: ledger.Rules,
+        scratch: Scratch,
+        claim: memory.Claim,
+    ) -> judgement.Judgement:
+        """As push(); the scratch is kept for another push."""
+        waiting = 0
+        scratch.begin(claim)
         try:
-            return self._idle.pop()
-        except IndexError:
-            return Scratch()
+            decoded = loki.decode(body, encoding, dialect, self._max_decoded, scratch.decoded)
+            judged, waiting = self._judge(body, decoded, dialect, rules, scratch, claim)
+        finally:
+            claim.end(waiting, scratch, scratch.end())
+        return judged
 
     def _judge(
         self,
@@ -236,8 +207,11 @@ class Gate:
     ) -> tuple[judgement.Judgement, int]:
         """The judgement, and the bytes that it holds until it ends."""
         view = decoded.view
-        stream, entry, is_mixed = self._scan(view, dialect, scratch, claim)
-        known, found, team, app = self._assigned(view, dialect, stream, rules, claim)
+        stream, entry, is_mixed = self._scan(view, dialect, scratch)
+        known = self._known_for(rules)
+        learn = assign.Lookup(known, claim).learn
+        team, app = np.empty((2, len(stream)), np.int32)
+        found = _core.assign(view, dialect.value, stream, known.owners, learn, team, app)
         rows = np.array(found, np.int32)
         claim.take(TEAM_BYTES * len(rows))
         totals = stream[:, judgement.STREAM_COUNT : judgement.STREAM_SIZE + 1]
@@ -284,32 +258,12 @@ class Gate:
             raise
         return judged, waiting
 
-    def _assigned(
-        self,
-        view: memoryview,
-        dialect: loki.Dialect,
-        stream: Int64s,
-        rules: ledger.Rules,
-        claim: memory.Claim,
-    ) -> tuple[assign.Known, list[int], Int32s, Int32s]:
-        """What was known, the rows that come up, and each stream's team and application."""
-        team, app = np.empty(len(stream), np.int32), np.empty(len(stream), np.int32)
-        while True:
-            known = self._known_for(rules)
-            learn = assign.Lookup(known, claim).learn
-            found = _core.assign(view, dialect.value, stream, known.owners, learn, team, app)
-            try:
-                self.apps.use(app & (assign.LOKI_STREAM - 1), known.forgotten)
-            except usage.Stale:
-                continue
-            return known, found, team, app
-
     def _known_for(self, rules: ledger.Rules) -> assign.Known:
         """What is known of label strings under these rules' table."""
         known = self._known
         if known.rules.table is not rules.table:
             return assign.Known(rules, self.apps)
-        if known.forgotten == self.apps.forgotten:
+        if known.turn == self.apps.turns:
             return known
         new = assign.Known(rules, self.apps)
         with self._known_lock:
@@ -319,14 +273,13 @@ class Gate:
         return new
 
     def _scan(
-        self, view: memoryview, dialect: loki.Dialect, scratch: Scratch, claim: memory.Claim
+        self, view: memoryview, dialect: loki.Dialect, scratch: Scratch
     ) -> tuple[Int64s, Int64s, bool]:
-        """Scan into the scratch's rows, making room where it is short.
+        """Scan into the scratch's rows.
 
         Returns:
             Rows of streams and entries, and whether Loki would read more than they say.
         """
-        taken = 0
         while True:
             is_mixed = False
             if dialect is loki.Dialect.PROTOBUF:
@@ -335,23 +288,8 @@ class Gate:
                 streams, entries, is_mixed = _core.scan_json(
                     view, dialect is loki.Dialect.LEGACY, scratch.stream, scratch.entry
                 )
-            needed = STREAM_BYTES * streams + ENTRY_BYTES * entries
-            try:
-                claim.take(needed - taken)
-            except errors.SluiceError as error:
-                words = f"{streams} streams and {entries} entries: {error.message}"
-                raise type(error)(words) from None
-            taken = needed
-            if streams <= len(scratch.stream) and entries <= len(scratch.entry):
+            if scratch.fits(streams, entries):
                 return scratch.stream[:streams], scratch.entry[:entries], is_mixed
-            # Small ones get some spare, so that a slightly larger push does not scan twice again.
-            more = needed // 4 if needed <= IDLE_BYTES else 0
-            if streams > len(scratch.stream):
-                rows = streams + more // STREAM_BYTES
-                scratch.stream = rows_of(rows, STREAM_COLUMNS)
-            if entries > len(scratch.entry):
-                rows = entries + more // ENTRY_BYTES
-                scratch.entry = rows_of(rows, ENTRY_COLUMNS)
 
     def _forwarded(
         self,
@@ -371,20 +309,14 @@ class Gate:
             return loki.encode(view, dialect, compressed=True)
         out = scratch.filtered.room(len(view) + 64 * len(filtered[0]) + 64)
         size = _core.split(view, dialect.value, *filtered, out)
-        if dialect is not loki.Dialect.PROTOBUF and not decoded.encoding and size > IDLE_BYTES:
+        if dialect is not loki.Dialect.PROTOBUF and not decoded.encoding and size > DETACHED_LEAST:
             return scratch.filtered.detached(size), ""
-        if len(view) > IDLE_BYTES:
-            # Nobody reads it any more, and what follows needs as much again.
+        if len(view) > PART_BYTES:
+            # It is not read any more, nor kept, and what follows needs as much again.
             view.release()
-            scratch.decoded.trim(IDLE_BYTES)
+            scratch.decoded.trim(PART_BYTES)
         claim.take(loki.encoded_max(size))
         return loki.encode(out[:size], dialect, compressed=bool(decoded.encoding))
-
-
-def rows_of(n: int, columns: int) -> Int64s:
-    """int64 [n, columns] for a scan to write, in memory that is given back when it is let go."""
-    rows: Int64s = np.frombuffer(loki.new_buffer(8 * n * columns), np.int64)
-    return rows.reshape(n, columns)
 
 
 def new_ledger(drop_unbudgeted: bool) -> ledger.Ledger:

@@ -32,10 +32,6 @@ Sizes = tuple[Sequence[Place], npt.NDArray[np.int64]]
 NAMESPACE, APP = 1, 2
 
 
-class Stale(Exception):
-    """A number was looked up before places were forgotten; look it up again."""
-
-
 class Apps:
     """Bytes forwarded by (team, namespace, application): who ate it. In memory, since the process
     began.
@@ -45,13 +41,14 @@ class Apps:
     Where that happened, the next turn() forgets the places that nothing was counted for lately.
 
     Attributes:
-        forgotten: how often places were forgotten. Numbers that were looked up before are stale.
+        turns: how often turn() was called. What was looked up before the last time has to be looked
+            up again: a number that nobody looks up for a whole turn may be given to another place.
 
     Threads: any number.
     """
 
     def __init__(self) -> None:
-        self.forgotten = 0
+        self.turns = 0
         self._lock = threading.Lock()
         self._numbers: dict[Place, int] = {}
         self._places: list[Place] = []
@@ -61,10 +58,10 @@ class Apps:
         self._names: dict[str, dict[str, int]] = {}
         self._per_team: dict[str, int] = {}
         self._bytes: npt.NDArray[np.int64] = np.zeros(256, np.int64)
-        # What a number had counted when it got its place, and the turn of its last use.
+        # What a number had counted when it got its place, and the turn of its last lookup.
         self._start: npt.NDArray[np.int64] = np.zeros(256, np.int64)
         self._used: npt.NDArray[np.int64] = np.zeros(256, np.int64)
-        self._turn, self._is_short = 0, False
+        self._is_short = False
         # Bytes of forgotten places by (team, NAMESPACE or APP, value), while another place has that
         # value: its series must not fall.
         self._past: dict[tuple[str, int, str], int] = {}
@@ -74,6 +71,7 @@ class Apps:
         with self._lock:
             found = self._numbers.get((team, namespace, app))
             if found is not None:
+                self._used[found] = self.turns
                 return found
             # Every place's strings are new ones; of 10 000 places, few differ.
             team, namespace, app = map(sys.intern, (team, _written(namespace), _written(app)))
@@ -84,7 +82,10 @@ class Apps:
                 namespace, app, self._is_short = OTHER, OTHER, True
             place = team, namespace, app
             found = self._numbers.get(place)
-            return self._added(place) if found is None else found
+            if found is None:
+                return self._added(place)
+            self._used[found] = self.turns
+            return found
 
     def _added(self, place: Place) -> int:
         team, _, app = place
@@ -96,25 +97,11 @@ class Apps:
                     column = getattr(self, name)
                     setattr(self, name, np.concatenate([column, np.zeros_like(column)]))
         self._places[number], self._numbers[place] = place, number
-        self._start[number], self._used[number] = self._bytes[number], self._turn
+        self._start[number], self._used[number] = self._bytes[number], self.turns
         if app != OTHER:
             self._names[team][app] = self._names[team].get(app, 0) + 1
         self._per_team[team] = self._per_team.get(team, 0) + 1
         return number
-
-    def use(self, numbers: npt.NDArray[np.int32], forgotten: int) -> None:
-        """Keep the places of these numbers until what is judged now has been counted.
-
-        Args:
-            forgotten: what it was before the first of them was looked up.
-
-        Raises:
-            Stale: places were forgotten since then.
-        """
-        with self._lock:
-            if forgotten != self.forgotten:
-                raise Stale
-            self._used[numbers] = self._turn
 
     def add(self, numbers: npt.NDArray[np.int32], sizes: npt.NDArray[np.int64]) -> None:
         """Count sizes[i] bytes for application numbers[i]; numbers may repeat."""
@@ -122,17 +109,17 @@ class Apps:
             np.add.at(self._bytes, numbers, sizes)
 
     def turn(self) -> None:
-        """Begin a turn; where names or places were short, forget those unused for a whole turn."""
+        """Begin a turn; where names or places were short, forget those that
+        nobody looked up for a whole turn."""
         with self._lock:
-            self._turn += 1
+            self.turns += 1
             if not self._is_short:
                 return
-            # Not used in this turn, which begins, nor in the one before: judged TURN_S ago or more.
-            is_old = self._used[: len(self._places)] < self._turn - 1
+            # Looked up neither in the turn that ends nor since: judged TURN_S ago or more.
+            is_old = self._used[: len(self._places)] < self.turns - 1
             is_old[self._free] = False
             for number in np.flatnonzero(is_old).tolist():
                 self._forget(number)
-                self.forgotten += 1
                 # All numbers are asked for again, so whoever is still short says so again.
                 self._is_short = False
             held = {(place[0], at, place[at]) for place in self._numbers for at in (NAMESPACE, APP)}

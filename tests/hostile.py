@@ -109,10 +109,10 @@ def bodies() -> Iterator[tuple[str, dict[str, str], str, Callable[[], bytes]]]:
     yield "lines that are thinned out", zip_json, path, lambda: zipped(lines(60 * MIB, b"spent"))
     yield "zlib", JSON | DEFLATE, path, lambda: zlib.compress(lines(60 * MIB), 1)
     yield "zstd", JSON | ZSTD, path, lambda: bytes(cramjam.zstd.compress(lines(60 * MIB)))
-    yield "zstd frames", JSON | ZSTD, path, lambda: bytes(cramjam.zstd.compress(b"")) * 200_000
-    yield "gzip members", zip_json, path, lambda: zipped(b"") * 70_000
+    yield "zstd frames", JSON | ZSTD, path, lambda: bytes(cramjam.zstd.compress(b"")) * 700_000
+    yield "gzip members", zip_json, path, lambda: zipped(b"") * 300_000
     yield "snappy in gzip", PROTOBUF | GZIP, path, lambda: zipped(entries(2_700_000))
-    yield "legacy names", zip_json, shippers.LEGACY_PATH, partial(legacy_names, 1_000_000)
+    yield "legacy names", zip_json, shippers.LEGACY_PATH, partial(legacy_names, 3_000_000)
 
 
 def small_bodies() -> dict[str, tuple[dict[str, str], str, bytes]]:

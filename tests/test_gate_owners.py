@@ -270,7 +270,6 @@ def test_series_of_places_never_fall_while_they_are_there(steps):
                 apps.turn()
             else:
                 number = np.array([apps.number("t", f"n{namespace}", f"a{app}")], np.int32)
-                apps.use(number, apps.forgotten)
                 apps.add(number, np.array([kind], np.int64))
                 counted += kind
             for at in (usage.NAMESPACE, usage.APP):

@@ -59,26 +59,19 @@ class Scratch:
     Args:
         claim: what its bytes are taken from before it grows; None: they are not counted.
 
+    Attributes:
+        part: what it holds of the memory.
+
     Threads: one at a time.
     """
 
     def __init__(self, claim: memory.Claim | None = None) -> None:
         self._buffer: bytearray | mmap.mmap = bytearray()
-        self.begin(claim)
-
-    def begin(self, claim: memory.Claim | None) -> None:
-        """Count what is used from now on in this claim."""
-        self._claim, self._held = claim, 0
+        self.part = memory.Part(claim)
 
     def another(self) -> "Scratch":
         """A new scratch whose bytes are taken from the same claim."""
-        return Scratch(self._claim)
-
-    def _hold(self, n: int) -> None:
-        if n > self._held:
-            if self._claim is not None:
-                self._claim.take(n - self._held)
-            self._held = n
+        return Scratch(self.part.claim)
 
     def room(self, n: int, beside: int = 0) -> memoryview:
         """At least `n` bytes to write to. What was in it is gone.
@@ -89,7 +82,7 @@ class Scratch:
         Raises:
             TooLarge, Unavailable: see memory.Claim.take().
         """
-        self._hold(n + beside)
+        self.part.use(n + beside)
         if len(self._buffer) < n:
             # Let go of the old one first. Views of it stay readable.
             self._buffer = bytearray()
@@ -107,7 +100,7 @@ class Scratch:
             TooLarge, Unavailable: see memory.Claim.take().
         """
         end = at + len(chunk)
-        self._hold(end + len(chunk))
+        self.part.use(end + len(chunk))
         if end > len(self._buffer):
             self._grow(at, end + end // 2)
         self._buffer[at:end] = chunk
@@ -124,20 +117,14 @@ class Scratch:
     def detached(self, n: int) -> memoryview:
         """The first `n` bytes, which belong to the caller; the scratch is empty then."""
         buffer, self._buffer = self._buffer, bytearray()
+        self.part.leave()
         return memoryview(buffer)[:n]
-
-    def used(self, n: int) -> None:
-        """Give back what was taken beyond `n` bytes: the rest was not written to."""
-        if self._held > n:
-            if self._claim is not None:
-                self._claim.give(self._held - n)
-            self._held = n
 
     def trim(self, keep: int) -> None:
         """Give the memory back if it is more than `keep` bytes."""
         if len(self._buffer) > keep:
             self._buffer = bytearray()
-            self.used(0)
+            self.part.drop()
 
 
 class Bound(NamedTuple):
@@ -260,7 +247,7 @@ def _unzstd(body: Body, bound: Bound, scratch: Scratch) -> int:
         if room == limit:
             raise bound.passed()
         room = min(limit, 4 * room)
-    scratch.used(size)
+    scratch.part.used(size)
     return size
 
 
