@@ -15,6 +15,11 @@ from urllib.parse import urlsplit
 
 from sluice import errors
 
+# A browser sends these types, or none, to any site without asking that site first. All others it
+# sends only where the site's answer to OPTIONS allows them (Fetch standard, 2.2.2 "Headers").
+UNASKED_TYPES = frozenset((
+    "", "application/x-www-form-urlencoded", "multipart/form-data", "text/plain",
+))  # fmt: skip
 PRIVATE = (".localhost", ".local", ".internal", ".svc", ".cluster.local")
 
 
@@ -65,9 +70,31 @@ def check_origin(origin: str | None, site: str | None, host: str) -> None:
     """
     foreign = site is not None and site.lower() not in ("same-origin", "none")
     if origin is not None:
-        foreign = foreign or urlsplit(origin).netloc.lower() != host.lower()
+        foreign = foreign or site_of(origin) != host.lower()
     if foreign:
         raise WrongOrigin(f"sent by a page of {(origin or 'another site')[:80]!r}, not of {host!r}")
+
+
+def check_unasked(content_type: str, origin: str | None, site: str | None, host: str) -> None:
+    """Check that a page of another site did not make a browser send a request without asking.
+
+    Args:
+        content_type: the header, "" where absent.
+        origin, site, host: as in check_origin().
+
+    Raises:
+        WrongOrigin: a page of another site did.
+    """
+    if content_type.partition(";")[0].strip().lower() in UNASKED_TYPES:
+        check_origin(origin, site, host)
+
+
+def site_of(origin: str) -> str:
+    """Return host and port of an Origin header in small letters; "" if it has none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def name_of(host: str) -> str:

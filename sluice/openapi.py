@@ -241,6 +241,10 @@ PUSH: Operation = {
     "responses": {
         "204": {"description": "Taken, or all of it was over a budget."},
         "400": {"$ref": "#/components/responses/BadRequest"},
+        "403": {
+            "description": "A page of another site made a browser send it, in a type that needs no"
+            " answer to OPTIONS (text/plain, a form's, or none)."
+        },
         "413": {"$ref": "#/components/responses/TooLarge"},
         "502": {"description": "Upstream answered with what is no answer to a push."},
         "503": {"$ref": "#/components/responses/Unavailable"},

@@ -1,4 +1,6 @@
-"""Which names pages and API are reached under, and whose pages may have a browser call evaluate."""
+"""Names that pages and API are reached under, and pages that may have a browser push or call."""
+
+import dataclasses
 
 import pytest
 from front import PUSH, SHOP, Front, error_of
@@ -57,6 +59,7 @@ CALL = {"namespace": "shop", "size": 9_999_999_999_999}
         ({"Content-Type": "text/plain", "Origin": "http://evil.example"}, 403),
         ({"Content-Type": "application/json", "Origin": "http://evil.example"}, 403),
         ({"Content-Type": "application/json", "Origin": "null"}, 403),
+        ({"Content-Type": "application/json", "Origin": "http://["}, 403),
         ({"Content-Type": "application/json", "Sec-Fetch-Site": "cross-site"}, 403),
         ({"Content-Type": "application/json", "Sec-Fetch-Site": "same-site"}, 403),
         ({"Content-Type": "text/plain"}, 415),
@@ -103,6 +106,48 @@ def test_a_batch_is_bounded_as_pushes_are():
     answer = front.call("/api/v1/evaluate", {"namespace": "shop", "size": 1})
     assert answer.status_code == 503
     assert front.is_untouched()
+
+
+# pushes
+
+FOREIGN = ({"Origin": "http://evil.example"}, {"Origin": "null"}, {"Origin": "http://["},
+           {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"})  # fmt: skip
+UNASKED = ("text/plain", "text/plain;charset=UTF-8", "Text/Plain", "",
+           "multipart/form-data; boundary=x", "application/x-www-form-urlencoded")  # fmt: skip
+
+
+def test_a_page_of_another_site_cannot_push(sluice, upstream):
+    server = sluice([SHOP], upstream.url)
+    for content_type in UNASKED:
+        for headers in FOREIGN:
+            # An empty type stands for none: Loki does not tell the two apart.
+            answer = server.push(PUSH.body, headers | {"Content-Type": content_type})
+            assert answer.status == 403, (content_type, headers)
+            assert "a page of" in answer.json["error"]
+    assert upstream.count()["requests"] == 0
+    assert server.teams()["shop"]["currentUsage"] == 0
+    refused = server.metric("tco_requests_refused_total", reason="WrongOrigin")
+    assert refused == len(UNASKED) * len(FOREIGN)
+
+
+@pytest.mark.parametrize("headers", FOREIGN)
+def test_what_a_browser_asks_for_before_it_pushes_is_taken(headers):
+    """Browsers' own shippers push JSON or protobuf through a proxy that answers OPTIONS."""
+    front = Front([SHOP])
+    assert front.send(PUSH, headers).status_code == 204
+    body = b'{"streams":[{"stream":{"namespace":"shop"},"values":[["1","x"]]}]}'
+    push = dataclasses.replace(PUSH, body=body, headers={"Content-Type": "application/json"})
+    assert front.send(push, headers).status_code == 204
+    assert len(front.sender.sent) == 2
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded"])
+def test_a_type_that_browsers_send_is_taken_from_programs_and_from_own_pages(content_type: str):
+    front = Front([SHOP])
+    push = dataclasses.replace(PUSH, headers={"Content-Type": content_type})
+    own = {"Origin": "http://sluice:8080", "Host": "sluice:8080", "Sec-Fetch-Site": "same-origin"}
+    for headers in ({}, own):
+        assert front.send(push, headers).status_code == 204
 
 
 @pytest.mark.parametrize(

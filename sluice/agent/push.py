@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from sluice import api, errors, gate, metrics
+from sluice import api, errors, gate, hosts, metrics
 from sluice.agent import exchange, upstream, via
 from sluice.agent.request import Request, forwarded
 from sluice.wire import loki
@@ -72,7 +72,12 @@ class PushHandler:
     def _handle(self, request: Request) -> upstream.Reply:
         # Before anything is reserved: from there on, whatever is raised must give it back.
         target, fields = request.target, request.fields()
-        dialect = loki.dialect_of(fields.get("content-type") or None, target)
+        content_type = fields.get("content-type", "")
+        # Loki reads all but JSON as protobuf, so a page's text/plain would spend a budget.
+        hosts.check_unasked(
+            content_type, fields.get("origin"), fields.get("sec-fetch-site"), fields.get("host", "")
+        )
+        dialect = loki.dialect_of(content_type or None, target)
         encoding = fields.get("content-encoding", "")
         headers = forwarded(fields, request.peer)
         self._via.add_to(headers)
