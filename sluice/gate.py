@@ -214,16 +214,14 @@ class Gate:
         found = _core.assign(view, dialect.value, stream, known.owners, learn, team, app)
         rows = np.array(found, np.int32)
         claim.take(TEAM_BYTES * len(rows))
-        totals = stream[:, judgement.STREAM_COUNT : judgement.STREAM_SIZE + 1]
-        received = np.zeros((len(rows), 2), np.int64)
-        np.add.at(received, team, totals)
         if known.has_loki_streams:
+            totals = stream[:, judgement.STREAM_COUNT : judgement.STREAM_SIZE + 1]
             app = self.loki_streams.count(app, totals)
         tally = np.zeros((len(rows), judgement.TALLY_COLUMNS), np.int64)
         outcome = np.zeros(len(entry), np.uint8)
         # All that may fail is made before anything is charged.
         share = ledger.Share(rows, np.zeros(len(rows), np.int64), rules.era)
-        judged = judgement.Judgement(self.ledger, share, received, tally, claim)
+        judged = judgement.Judgement(self.ledger, share, tally, claim)
         kept_bytes = tally[:, judgement.KEPT_BYTES]
         try:
             _core.judge(

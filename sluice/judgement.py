@@ -30,7 +30,6 @@ class Judgement:
     Attributes:
         body: what to send upstream; None where nothing is left (answer 204, send nothing).
         encoding: its Content-Encoding, "" for none.
-        received: int64 [k, 2], entries and bytes of each row of `share`.
         tally: int64 [k, 12], as the core counted.
         by_app: counts what is forwarded by application; commit() calls it.
 
@@ -42,16 +41,21 @@ class Judgement:
         self,
         book: ledger.Ledger,
         share: ledger.Share,
-        received: Int64s,
         tally: Int64s,
         claim: memory.Claim,
     ) -> None:
         self._ledger: ledger.Ledger | None = book
         self._claim = claim
-        self.share, self.received, self.tally = share, received, tally
+        self.share, self.tally = share, tally
         self.body: loki.Body | None = None
         self.encoding = ""
         self.by_app: Callable[[], None] = lambda: None
+
+    @property
+    def received(self) -> Int64s:
+        """int64 [k, 2]: entries and bytes of each row of `share`, whatever became of them."""
+        tally = self.tally
+        return tally[:, 3:5] + tally[:, 5:7] + tally[:, 7:9]
 
     @property
     def sent_entries(self) -> int:

@@ -350,7 +350,7 @@ class Ledger:
         """
         rows, reserved = share.rows, share.reserved
         with self._lock:
-            self._admitted[rows] += reserved
+            _core.add(self._admitted, rows, reserved)
             if share.era is self._current().era:
                 return
             self._move_late(share, reserved, opened=True)
@@ -404,8 +404,9 @@ class Ledger:
         with self._lock:
             is_current = self._is_current(share)
             if is_current:
-                self._admitted[share.rows] -= share.reserved
-                _core.add(self.used, share.rows, -share.reserved)
+                given = -share.reserved
+                _core.add(self._admitted, share.rows, given)
+                _core.add(self.used, share.rows, given)
             else:
                 self._move_late(share, share.reserved, opened=False)
             self._book(share, totals, np.zeros_like(share.reserved))

@@ -26,6 +26,8 @@ class Memory:
 
     def __init__(self, total: int) -> None:
         self.total = total
+        # A push that needs no more than this may be sure of what it has.
+        self.small = min(SMALL, total)
         self._taken = self._peak = 0
         # What is kept for the next push, with its bytes.
         self._idle: list[tuple[Any, int]] = []
@@ -58,8 +60,9 @@ class Memory:
             TooLarge: they would not fit if the push were alone. Nothing was taken.
             Unavailable: they do not fit now. Nothing was taken.
         """
-        needed = max(size, needed)
-        most = self.most(needed)
+        if needed < size:
+            needed = size
+        most = self.total if needed <= SMALL else self.total - self.total // SMALL_SHARE
         if needed > most:
             raise errors.TooLarge(
                 f"the push needs at least {needed} bytes of memory, at most {most} are allowed"
@@ -93,7 +96,8 @@ class Memory:
             kept, size = self._idle.pop()
             self._idle_bytes -= size
             self._taken += size
-            self._peak = max(self._peak, self._taken)
+            if self._taken > self._peak:
+                self._peak = self._taken
             return kept, size
 
     def keep(self, kept: object, size: int, given: int) -> None:
@@ -132,7 +136,8 @@ class Claim:
             TooLarge, Unavailable: see Memory.take(). Nothing was taken.
         """
         more, needed = size - lent, self._needed + size
-        self._memory.take(more, needed)
+        if more or needed > self._memory.small:
+            self._memory.take(more, needed)
         self._needed = needed
         self.size += more
 
@@ -187,11 +192,12 @@ class Part:
         more = n - self._used
         if more <= 0:
             return
-        lent = min(more, max(self.held - self._used, 0))
+        held = self.held
         if self.claim is not None:
-            self.claim.take(more, lent)
+            self.claim.take(more, more if n <= held else max(held - self._used, 0))
         self._used = n
-        self.held = max(self.held, n)
+        if n > held:
+            self.held = n
 
     def used(self, n: int) -> None:
         """No more than `n` bytes were written to: the rest is given back."""

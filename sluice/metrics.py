@@ -10,7 +10,6 @@ from typing import Protocol
 
 import flask
 import prometheus_client as prom
-from prometheus_client.context_managers import Timer
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -142,9 +141,9 @@ class PushMetrics(Metrics):
         """Observe how long it took to answer a push, its body included."""
         self._push.observe(seconds)
 
-    def timed_upstream(self) -> Timer:
-        """For a with block: observe how long it takes."""
-        return self._upstream.time()
+    def upstream_took(self, seconds: float) -> None:
+        """Observe how long upstream took to answer, or not to answer, a push."""
+        self._upstream.observe(seconds)
 
     def upstream_answered(self, code: str) -> None:
         """Count an answer of upstream."""

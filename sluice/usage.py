@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sluice import budget, columns, ledger, policy, window
+from sluice import _core, budget, columns, ledger, policy, window
 
 APPS_PER_TEAM, PLACES_PER_TEAM = 50, 500
 APPS = 10_000
@@ -106,7 +106,7 @@ class Apps:
     def add(self, numbers: npt.NDArray[np.int32], sizes: npt.NDArray[np.int64]) -> None:
         """Count sizes[i] bytes for application numbers[i]; numbers may repeat."""
         with self._lock:
-            np.add.at(self._bytes, numbers, sizes)
+            _core.add(self._bytes, numbers, sizes)
 
     def turn(self) -> None:
         """Begin a turn; where names or places were short, forget those that

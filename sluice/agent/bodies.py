@@ -20,8 +20,8 @@ BODY_S, LEAST_RATE, BODY_MAX_S = 10.0, 64 * 1024, 120.0
 # Bodies being received at a time; one peer may have a quarter, of these and of the memory.
 BODIES_MAX, PEER_SHARE = 1024, 4
 # A declared body of up to this size is taken from the memory and received in one piece: in parts, a
-# push of 1 MiB takes 15 % more CPU.
-WHOLE_MAX = 1024 * 1024
+# push of 1 MiB takes 15 % more CPU. It has the time that it would take at LEAST_RATE.
+WHOLE_MAX = MIB
 # A body in parts is kept in a buffer that begins with so many bytes.
 MAPPED_LEAST = 1024 * 1024
 # A body that is too large is read to its end nevertheless, within these bounds: a shipper that is

@@ -1,6 +1,7 @@
 """Forwards what is left of a push, and settles it by upstream's answer."""
 
 import socket
+import time
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -41,8 +42,11 @@ def forward(
     """
     size = judged.sent_bytes
     try:
-        with counters.timed_upstream():
+        began = time.perf_counter()
+        try:
             reply = sender.send(target, body, headers)
+        finally:
+            counters.upstream_took(time.perf_counter() - began)
         entries = judged.sent_entries if reply.body else 0
         settlement = answer.settlement_of(reply.status, reply.body, entries)
     except BaseException as error:

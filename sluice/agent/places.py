@@ -158,8 +158,10 @@ class Places:
 
     def _following(self) -> Waiting | None:
         """Of the requests that wait, the oldest one of the peer with the fewest places."""
-        found = min(self._waiting, key=lambda one: self._held[one.peer], default=None)
-        return found if found is not None and self._held[found.peer] < self._most() else None
+        if not self._waiting:
+            return None
+        found = min(self._waiting, key=lambda one: self._held[one.peer])
+        return found if self._held[found.peer] < self._most() else None
 
     def look(self) -> bool:
         """Refuse who has waited too long, or all where none gets on; whether to look again soon."""

@@ -19,6 +19,7 @@ HOP_BY_HOP = frozenset((
 ))  # fmt: skip
 # Host and Accept-Encoding are for Sluice to say, Expect was answered.
 OWN = frozenset(("host", "expect", "accept-encoding"))
+NOT_SENT = HOP_BY_HOP | OWN
 # Loki decides by these, so that none may go missing.
 DECISIVE = ("content-", "x-scope-orgid", "x-loki-", "authorization", "transfer-encoding")
 
@@ -89,8 +90,9 @@ def forwarded(fields: dict[str, str], peer: str) -> dict[str, str]:
 
     Of Content-..., only the type is there: the encoding is what the forwarded body is in.
     """
-    named = fields.get("connection", "").lower().split(",")
-    dropped = HOP_BY_HOP | OWN | {name.strip() for name in named}
+    dropped = NOT_SENT
+    if "connection" in fields:
+        dropped = dropped | {name.strip() for name in fields["connection"].lower().split(",")}
     headers = {
         name: value
         for name, value in fields.items()

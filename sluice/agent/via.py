@@ -23,16 +23,16 @@ class Via:
     def add_to(self, headers: dict[str, str]) -> None:
         """Add this process to the header Via of a push.
 
+        Args:
+            headers: their names in lower case.
+
         Raises:
             LoopDetected: it is there already.
         """
-        keys = [name for name in headers if name.lower() == "via"]
-        passed = ", ".join(headers[name] for name in keys)
+        passed = headers.get("via", "")
         if self._name in passed:
             raise LoopDetected(
                 "this push comes from this Sluice itself: --upstream leads back to it, give the"
                 " address of Loki"
             )
-        for name in keys:
-            del headers[name]
-        headers["Via"] = f"{passed}, 1.1 {self._name}" if passed else f"1.1 {self._name}"
+        headers["via"] = f"{passed}, 1.1 {self._name}" if passed else f"1.1 {self._name}"
