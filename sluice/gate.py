@@ -237,7 +237,7 @@ class Gate:
         waiting = WAITING_BYTES * len(stream) + TEAM_BYTES * len(rows)
         try:
             outcomes = tally[:, judgement.KEPT_ENTRIES : judgement.TALLY_DRY : 2]
-            kept_entries, *lost_entries = outcomes.sum(axis=0).tolist()
+            kept_entries, *lost_entries = np.add.reduce(outcomes).tolist()
             lost = sum(lost_entries)
             filtered = (stream, entry, outcome) if lost or is_mixed else None
             kept = stream[:, judgement.STREAM_SIZE].copy()

@@ -4,7 +4,6 @@ import mmap
 import threading
 import time
 from asyncio import CancelledError
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -81,8 +80,9 @@ class Bodies:
         self._share = max(room.total // PEER_SHARE, max_body)
         self._lock = threading.Lock()
         self._bodies: set[Body] = set()
-        self._of_peer: Counter[str] = Counter()
-        self._held_by: Counter[str] = Counter()
+        # By peer: its bodies, and the bytes that they hold.
+        self._of_peer: dict[str, int] = {}
+        self._held_by: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._bodies)
@@ -185,11 +185,12 @@ class Bodies:
         with self._lock:
             if len(self._bodies) >= BODIES_MAX:
                 raise errors.Unavailable(f"{BODIES_MAX} bodies are being received, no more are")
-            if self._of_peer[peer] >= BODIES_MAX // PEER_SHARE:
+            of_peer = self._of_peer.get(peer, 0)
+            if of_peer >= BODIES_MAX // PEER_SHARE:
                 raise errors.Unavailable(
-                    f"{self._of_peer[peer]} bodies of {peer} are being received, no more are"
+                    f"{of_peer} bodies of {peer} are being received, no more are"
                 )
-            self._of_peer[peer] += 1
+            self._of_peer[peer] = of_peer + 1
             self._bodies.add(body)
 
     def _leave(self, body: Body) -> None:
@@ -203,8 +204,7 @@ class Bodies:
         self._memory.take(size)
         with self._lock:
             body.held += size
-            self._held_by[body.peer] += size
-            held = self._held_by[body.peer]
+            self._held_by[body.peer] = held = self._held_by.get(body.peer, 0) + size
         if held > self._share:
             raise errors.Unavailable(
                 f"bodies of {body.peer} that are being received hold {held} bytes,"
@@ -238,11 +238,13 @@ class Bodies:
             body.task.interrupt()
 
 
-def less(counts: Counter[str], key: str, size: int) -> None:
+def less(counts: dict[str, int], key: str, size: int) -> None:
     """Lower a count, which goes when it is 0."""
-    counts[key] -= size
-    if not counts[key]:
-        del counts[key]
+    left = counts.get(key, 0) - size
+    if left:
+        counts[key] = left
+    else:
+        counts.pop(key, None)
 
 
 def appended(kept: mmap.mmap | None, at: int, part: bytes) -> mmap.mmap:

@@ -58,7 +58,8 @@ class Places:
     ) -> None:
         self.count, self.inside = count, 0
         self.share = count - count // SPARED
-        self._held: Counter[str] = Counter()
+        # Places by peer; a Counter's methods are Python, and slow.
+        self._held: dict[str, int] = {}
         self._last_peer, self._mixed_at = "", float("-inf")
         self.wake = wake
         self._wait_s, self._waiting_max, self._is_patient = wait_s, waiting_max, is_patient
@@ -76,7 +77,7 @@ class Places:
         )
 
     def _is_full(self, peer: str) -> bool:
-        return self.inside >= self.count or self._held[peer] >= self._most()
+        return self.inside >= self.count or self._held.get(peer, 0) >= self._most()
 
     def _most(self) -> int:
         """The places that one peer may have: all, while no other has come for MIXED_S."""
@@ -110,7 +111,7 @@ class Places:
                 self._last_peer = peer
             if not self._is_full(peer):
                 self.inside += 1
-                self._held[peer] += 1
+                self._held[peer] = self._held.get(peer, 0) + 1
                 if self.inside == self.count:
                     self.wake()
                 return None
@@ -153,15 +154,15 @@ class Places:
                 return
             # From hand to hand: the one who leaves comes again at once, and would be faster.
             self._waiting.remove(following)
-            self._held[following.peer] += 1
+            self._held[following.peer] = self._held.get(following.peer, 0) + 1
         following.waiter.set()
 
     def _following(self) -> Waiting | None:
         """Of the requests that wait, the oldest one of the peer with the fewest places."""
         if not self._waiting:
             return None
-        found = min(self._waiting, key=lambda one: self._held[one.peer])
-        return found if self._held[found.peer] < self._most() else None
+        found = min(self._waiting, key=lambda one: self._held.get(one.peer, 0))
+        return found if self._held.get(found.peer, 0) < self._most() else None
 
     def look(self) -> bool:
         """Refuse who has waited too long, or all where none gets on; whether to look again soon."""
