@@ -1,129 +1,27 @@
-"""The `sluice` command: reads settings, wires, runs."""
+"""The `sluice` program: takes care of Ctrl-C first, then loads and runs the commands.
+
+Loading takes a third of a second, in which Python's own handler would show a traceback.
+"""
 
 import importlib
-import sys
-from pathlib import Path
-from typing import Any
+import os
+import signal
 
-import click
-
-import sluice
-from sluice import demo, errors, flags, logs, settings, top, validate
+# What a shell gives to a program that SIGINT ended.
+INTERRUPTED = 128 + signal.SIGINT
 
 
-class Group(click.Group):
-    """Commands that say so where a flag that they take once is given twice."""
-
-    command_class = flags.OnceCommand
-
-
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(sluice.__version__, prog_name="sluice")
 def main() -> None:
-    """Log budgets: byte budgets per team, enforced between log shippers and Loki."""
+    """Run the command that the arguments name.
 
-
-@main.command()
-@flags.with_options(
-    flags.RUN_OPTIONS,
-    flags.SERVING_OPTIONS,
-    flags.DASHBOARD_OPTIONS,
-    flags.NOTIFY_OPTIONS,
-    flags.COMMON_OPTIONS,
-)
-def run(**given: Any) -> None:
-    """Enforce budgets from files, in one process, without a cluster."""
-    start("run", process("sluice.standalone"), settings.Run.from_flags(given))
-
-
-@main.command()
-@flags.with_options(
-    flags.LISTEN_OPTIONS,
-    flags.SERVING_OPTIONS,
-    flags.CLUSTER_OPTIONS,
-    flags.AGENT_OPTIONS,
-    flags.COMMON_OPTIONS,
-)
-def agent(**given: Any) -> None:
-    """Enforce a cluster's budgets on one node: the DaemonSet's process."""
-    start("agent", process("sluice.agent.daemon"), settings.Agent.from_flags(given))
-
-
-@main.command()
-@flags.with_options(
-    flags.LISTEN_OPTIONS,
-    flags.CLUSTER_OPTIONS,
-    flags.CONTROLLER_OPTIONS,
-    flags.NOTIFY_OPTIONS,
-    flags.COMMON_OPTIONS,
-)
-def controller(**given: Any) -> None:
-    """Sum up what nodes report into the budgets' status: the Deployment's process."""
-    options = settings.Controller.from_flags(given)
-    start("controller", process("sluice.controller.process"), options)
-
-
-@main.command("dashboard")
-@flags.with_options(
-    flags.PAGES_OPTIONS,
-    flags.KUBECONFIG_OPTIONS,
-    flags.DASHBOARD_OPTIONS,
-    (flags.AUTH, flags.ALLOWED_HOST),
-    flags.LOG_OPTIONS,
-)
-def dashboard_(**given: Any) -> None:
-    """Show a cluster's teams: pages and REST API, read-only."""
-    options = settings.Dashboard.from_flags(given)
-    start("dashboard", process("sluice.dashboard.process"), options)
-
-
-def process(module: str) -> Any:
-    """A process's module, loaded when it is wanted: none is to carry what others need."""
-    return importlib.import_module(module)
-
-
-def start(command: str, module: Any, options: Any) -> None:
-    """Run a process; a mistake of whoever started it is one line and exit code 2."""
-    logs.set_up(options.log_format, options.log_level)
-    try:
-        module.run(options, logs.config(options.log_format, options.log_level))
-    except errors.SluiceError as error:
-        print(f"sluice {command}: {error.message}", file=sys.stderr)
-        sys.exit(2)
-
-
-@main.group()
-def notify() -> None:
-    """Tell people what becomes of budgets."""
-
-
-@notify.command("test")
-@flags.with_options(flags.NOTIFY_TEST_OPTIONS)
-def notify_test(notify: tuple[str, ...], dashboard_url: str | None, team: str) -> None:
-    """Tell each sink that this is a test: a line each, exit code 1 if any did not take it."""
-    command = process("sluice.notify.command")
-    try:
-        sys.exit(command.test(notify, dashboard_url, team, sys.stdout))
-    except errors.SluiceError as error:
-        print(f"sluice notify test: {error.message}", file=sys.stderr)
-        sys.exit(2)
-
-
-@main.command("demo")
-@flags.with_options(flags.DEMO_OPTIONS)
-def demo_(**given: Any) -> None:
-    """Watch budgets being enforced: example teams, shippers and a sink, all on this machine."""
-    sys.exit(demo.demo(settings.Demo.from_flags(given)))
-
-
-@main.command("validate")
-@click.argument("files", nargs=-1, required=True, type=flags.PathType(path_type=Path))
-def validate_(files: tuple[Path, ...]) -> None:
-    """Check TeamBudget files offline, with the verdicts of the cluster's own checks."""
-    sys.exit(validate.validate(files, sys.stdout, sys.stderr))
-
-
-main.add_command(top.top)
+    Ctrl-C ends the process at once with INTERRUPTED, until the command has a handler of its own.
+    """
+    # A shell ignores SIGINT for what it starts in the background, and that stays so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # No exception: raised inside a callback or an import it would be shown or be lost. Nor
+        # SIG_DFL, which does not end the first process of a container.
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    importlib.import_module("sluice.commands").main()
 
 
 if __name__ == "__main__":

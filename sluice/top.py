@@ -234,6 +234,8 @@ def top(
     # The terminal is put back in order whatever ends this.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         client = Client(url, token_file, ca)
         watch = Watch(client, sort, namespace)

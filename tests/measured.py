@@ -9,8 +9,8 @@ import sys
 import threading
 from typing import Any
 
-from sluice.__main__ import main
 from sluice.agent import inline
+from sluice.commands import main
 
 plain_call = inline.call
 tracers: dict[int, Any] = {}

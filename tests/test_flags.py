@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from sluice import flags, settings
-from sluice.__main__ import main
+from sluice.commands import main
 
 
 def refused(*words: str) -> str:

@@ -21,7 +21,7 @@ from harness import Sluice, Upstream, free_port, wait_until, write_budgets
 from runs import SHOP, half_a_push, sluice_command, small
 from shipping import shipping
 
-from sluice.__main__ import main
+from sluice.commands import main
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -167,11 +167,11 @@ def test_a_state_directory_that_cannot_be_made_is_refused(launch, tmp_path):
 
 FULL_DISK = """
 import errno, os
-from sluice import __main__, ledger_file
+from sluice import commands, ledger_file
 def full(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 ledger_file.FileRows.write_names = full
-__main__.main()
+commands.main()
 """
 
 

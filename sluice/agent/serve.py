@@ -12,7 +12,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -131,9 +130,13 @@ def return_memory() -> None:
 
 
 def end_on_signals() -> None:
-    """End with exit code 0 when told to stop; until the server has handlers of its own."""
+    """End with exit code 0 when told to stop, until the server has handlers of its own.
+
+    Not by SystemExit, which is lost where the signal comes inside a callback. What is on disk is
+    safe from kills, and there are no children yet.
+    """
     for number in STOP_SIGNALS:
-        signal.signal(number, lambda *_: sys.exit(0))
+        signal.signal(number, lambda *_: os._exit(0))
 
 
 def block_signals_in_children() -> None:

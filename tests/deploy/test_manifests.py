@@ -9,7 +9,7 @@ import yaml
 from chart import PLAIN, ROOT, container, pick, plain_objects
 
 from sluice import columns, ledger_file, quantity
-from sluice.__main__ import main
+from sluice.commands import main
 
 OBJECTS = plain_objects()
 AGENT = pick(OBJECTS, "DaemonSet", "tco-agent")

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from monitoring.harness import ROOT, promtool
 
-from sluice.__main__ import main
+from sluice.commands import main
 
 FOLDER = ROOT / "deploy" / "prometheus"
 GROUPS = yaml.safe_load((FOLDER / "rules.yaml").read_text())["groups"]

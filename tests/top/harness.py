@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from click.testing import CliRunner
 from harness import Subcommand, wait_until
 
-from sluice.__main__ import main
+from sluice.commands import main
 
 NOWHERE = "http://127.0.0.1:9"
 # What a terminal takes for an order and not for a letter, but for colours.
@@ -78,7 +78,10 @@ def top_process(url: str, *args: str, **env: str) -> Done:
 
 def top(url: str, *args: str) -> Done:
     """The same without a process of its own: half a second less each."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    kept = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         done = CliRunner().invoke(main, ["top", "--url", url, *args])
     finally:
