@@ -27,13 +27,13 @@ def imported(source: str) -> set[str]:
     return names
 
 
-def test_only_the_gate_and_the_ledger_open_the_core() -> None:
+def test_only_the_gate_the_ledger_and_the_counters_open_the_core() -> None:
     opening = {
         path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
         for path in PACKAGE.rglob("*.py")
         if "sluice._core" in imported(path.read_text())
     }
-    assert opening == {"sluice.gate", "sluice.ledger"}
+    assert opening == {"sluice.gate", "sluice.ledger", "sluice.usage"}
 
 
 @pytest.mark.parametrize(
