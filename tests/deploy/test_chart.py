@@ -32,6 +32,7 @@ OTHERS: dict[str, Any] = {
     "upstream.caConfigMap.key": "other",
     "upstream.clientCertSecret.name": "other",
     "unbudgeted": "drop",
+    "exemptLokiStreams": True,
     "namespaceLabels": ["ns", "namespace"],
     "reportCeilingSeconds": 120,
     "heartbeatSeconds": 30,
@@ -160,6 +161,7 @@ def test_every_value_has_an_effect() -> None:
         ("upstream.metricsUrl", "http://user:secret@loki", "metricsUrl"),
         ("upstream.tenants", ["a b"], "tenants"),
         ("unbudgeted", "deny", "unbudgeted"),
+        ("exemptLokiStreams", "yes", "exemptLokiStreams"),
         ("heartbeatSeconds", 0, "heartbeatSeconds"),
         ("logLevel", "trace", "logLevel"),
         ("agent.stateSizeLimit", "512", "stateSizeLimit"),
@@ -262,6 +264,16 @@ def test_agents_and_controller_go_by_the_same_numbers_and_labels() -> None:
         assert env["SLUICE_REPORT_CEILING"] == "120"
         assert env["SLUICE_HEARTBEAT"] == "30"
         assert env["SLUICE_NAMESPACE_LABEL"] == "ns namespace"
+
+
+def test_the_streams_that_loki_makes_are_exempt_where_it_is_asked_for() -> None:
+    for given, wanted in ((False, None), (True, "true")):
+        objects = render(setting("exemptLokiStreams", given))
+        env = {
+            each["name"]: each.get("value")
+            for each in container(pick(objects, "DaemonSet", "tco-agent"))["env"]
+        }
+        assert env.get("SLUICE_EXEMPT_LOKI_STREAMS") == wanted
 
 
 def test_every_process_knows_the_names_that_people_reach_it_under() -> None:
