@@ -24,12 +24,13 @@ import numpy.typing as npt
 
 from sluice import _core, assign, budget, errors, judgement, ledger, memory, table, usage, window
 from sluice.policy import Action
-from sluice.scratch import PART_BYTES, Scratch
+from sluice.scratch import KIND, Scratch
 from sluice.wire import loki
 
 MIB = 2**20
-# From here on an uncompressed body is sent from the buffer that it was made in, not from a copy.
-DETACHED_LEAST = 2 * MIB
+# From here on an uncompressed body is sent from the buffer that it was made in: a copy would be
+# mapped anew as well.
+DETACHED_LEAST = 4 * MIB
 # Bytes for an entry where some are lost, and for a stream and a team until the push ends.
 LOST_BYTES, WAITING_BYTES, TEAM_BYTES = 24, 16, 256
 
@@ -168,7 +169,7 @@ class Gate:
         """
         rules = self.ledger.rules_at(window.instant(now))
         claim = memory.Claim(self.memory, len(body))
-        lent = claim.lend()
+        lent = claim.lend(KIND)
         if lent is not None:
             # There may be room for what this push needs, and none beside what it was lent. That is
             # idle again then, and goes.
@@ -193,7 +194,7 @@ class Gate:
             decoded = loki.decode(body, encoding, dialect, self._max_decoded, scratch.decoded)
             judged, waiting = self._judge(body, decoded, dialect, rules, scratch, claim)
         finally:
-            claim.end(waiting, scratch, scratch.end())
+            claim.end(waiting, KIND, scratch, scratch.end())
         return judged
 
     def _judge(
@@ -309,10 +310,10 @@ class Gate:
         size = _core.split(view, dialect.value, *filtered, out)
         if dialect is not loki.Dialect.PROTOBUF and not decoded.encoding and size > DETACHED_LEAST:
             return scratch.filtered.detached(size), ""
-        if len(view) > PART_BYTES:
+        if len(view) > memory.PART_BYTES:
             # It is not read any more, nor kept, and what follows needs as much again.
             view.release()
-            scratch.decoded.trim(PART_BYTES)
+            scratch.decoded.trim(memory.PART_BYTES)
         claim.take(loki.encoded_max(size))
         return loki.encode(out[:size], dialect, compressed=bool(decoded.encoding))
 

@@ -12,6 +12,8 @@ SMALL_SHARE = 16
 # Buffers that are kept for the next push: mapped anew for each, their pages cost more CPU than
 # what is done with them. A node's agent that has nothing to do should be small.
 IDLE_BYTES, IDLE_NUMBER = 32 * MIB, 16
+# A larger buffer is not kept: few pushes need it, and it would be most of what is.
+PART_BYTES = 8 * MIB
 
 
 class Memory:
@@ -29,8 +31,8 @@ class Memory:
         # A push that needs no more than this may be sure of what it has.
         self.small = min(SMALL, total)
         self._taken = self._peak = 0
-        # What is kept for the next push, with its bytes.
-        self._idle: list[tuple[Any, int]] = []
+        # What is kept for the next push, by its kind, with its bytes.
+        self._idle: dict[str, list[tuple[Any, int]]] = {}
         self._idle_bytes = 0
         self._lock = threading.Lock()
 
@@ -88,19 +90,24 @@ class Memory:
         with self._lock:
             self._taken -= size
 
-    def lend(self) -> tuple[Any, int]:
-        """What was kept last, and its bytes, which are taken from now on; None and 0 of nothing."""
+    def lend(self, kind: str) -> tuple[Any, int]:
+        """What of this kind was kept last, and its bytes, which are taken from now on.
+
+        Returns:
+            None and 0 where there is nothing.
+        """
         with self._lock:
-            if not self._idle:
+            idle = self._idle.get(kind)
+            if not idle:
                 return None, 0
-            kept, size = self._idle.pop()
+            kept, size = idle.pop()
             self._idle_bytes -= size
             self._taken += size
             if self._taken > self._peak:
                 self._peak = self._taken
             return kept, size
 
-    def keep(self, kept: object, size: int, given: int) -> None:
+    def keep(self, kind: str, kept: object, size: int, given: int) -> None:
         """Give back `given` bytes, `size` of them those of `kept`, which is kept for lend().
 
         Where too much is kept already, it is forgotten.
@@ -108,8 +115,9 @@ class Memory:
         with self._lock:
             self._taken -= given
             fits = self._idle_bytes + size <= min(IDLE_BYTES, self.total - self._taken)
-            if fits and len(self._idle) < IDLE_NUMBER:
-                self._idle.append((kept, size))
+            idle = self._idle.setdefault(kind, [])
+            if fits and len(idle) < IDLE_NUMBER:
+                idle.append((kept, size))
                 self._idle_bytes += size
 
 
@@ -147,9 +155,9 @@ class Claim:
         self.size -= size - lent
         self._memory.give(size - lent)
 
-    def lend(self) -> Any:
-        """What was kept for a push like this, or None."""
-        kept, size = self._memory.lend()
+    def lend(self, kind: str) -> Any:
+        """What was kept of this kind, or None."""
+        kept, size = self._memory.lend(kind)
         self.size += size
         return kept
 
@@ -159,9 +167,9 @@ class Claim:
             self._memory.give(self.size - size)
             self.size = size
 
-    def end(self, size: int, kept: object, kept_bytes: int) -> None:
+    def end(self, size: int, kind: str, kept: object, kept_bytes: int) -> None:
         """Give back all but `size` bytes; `kept`, which has `kept_bytes` of them, is kept."""
-        self._memory.keep(kept, kept_bytes, self.size - size)
+        self._memory.keep(kind, kept, kept_bytes, self.size - size)
         self.size = size
 
 

@@ -7,8 +7,6 @@ from sluice import errors, memory
 from sluice.wire import loki
 
 MIB = 2**20
-# A larger part is let go after its push: few pushes need it, and it would be most of what is kept.
-PART_BYTES = 8 * MIB
 STREAM_COLUMNS, ENTRY_COLUMNS = 8, 3
 # Bytes of arrays for a stream and for an entry: the scan's row, then teams, applications, sums and
 # outcomes, and what counting them needs for a moment.
@@ -17,6 +15,7 @@ STREAM_BYTES, ENTRY_BYTES = 8 * STREAM_COLUMNS + 64, 8 * ENTRY_COLUMNS + 1
 SPARE_BYTES = 2 * MIB
 
 Int64s = npt.NDArray[np.int64]
+KIND = "scratch"
 
 
 class Scratch:
@@ -65,9 +64,9 @@ class Scratch:
 
     def end(self) -> int:
         """Let go of large parts; returns the bytes that the others hold."""
-        self.decoded.trim(PART_BYTES)
-        self.filtered.trim(PART_BYTES)
-        if self.stream.nbytes + self.entry.nbytes > PART_BYTES:
+        self.decoded.trim(memory.PART_BYTES)
+        self.filtered.trim(memory.PART_BYTES)
+        if self.stream.nbytes + self.entry.nbytes > memory.PART_BYTES:
             self._new_rows()
             self._rows.drop()
         return self.decoded.part.held + self.filtered.part.held + self._rows.held

@@ -14,27 +14,27 @@ def test_idle_buffers_go_where_their_room_is_needed():
     room = memory.Memory(16 * MIB)
     claim = memory.Claim(room)
     claim.take(10 * MIB)
-    claim.end(0, "a buffer", 10 * MIB)
+    claim.end(0, "body", "a buffer", 10 * MIB)
     assert (room.taken, room.idle) == (0, 10 * MIB)
     room.take(4 * MIB)
     assert room.idle == 10 * MIB
     room.take(8 * MIB)
     assert (room.taken, room.idle) == (12 * MIB, 0)
-    assert memory.Claim(room).lend() is None
+    assert memory.Claim(room).lend("body") is None
 
 
 def test_what_is_lent_counts_until_it_is_kept_again():
     room = memory.Memory(16 * MIB)
     first = memory.Claim(room)
     first.take(10 * MIB)
-    first.end(MIB, "a buffer", 9 * MIB)
+    first.end(MIB, "body", "a buffer", 9 * MIB)
     assert (first.size, room.taken, room.idle) == (MIB, MIB, 9 * MIB)
     second = memory.Claim(room)
-    assert second.lend() == "a buffer"
+    assert second.lend("body") == "a buffer"
     assert (second.size, room.taken, room.idle) == (9 * MIB, 10 * MIB, 0)
     with pytest.raises(errors.Unavailable, match=f"pushes hold {10 * MIB} bytes"):
         memory.Claim(room).take(7 * MIB)
-    second.end(0, "a buffer", 9 * MIB)
+    second.end(0, "body", "a buffer", 9 * MIB)
     first.keep(0)
     assert (room.taken, room.idle) == (0, 9 * MIB)
 
@@ -45,7 +45,7 @@ def test_no_more_is_kept_idle_than_an_agent_at_rest_should_have():
     for claim in claims:
         claim.take(6 * MIB)
     for claim in claims:
-        claim.end(0, "a buffer", 6 * MIB)
+        claim.end(0, "body", "a buffer", 6 * MIB)
     assert (room.taken, room.idle) == (0, 30 * MIB)
 
 

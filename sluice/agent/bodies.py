@@ -1,6 +1,5 @@
 """Receives the bodies of requests, within bounds that hold for slow and hostile senders."""
 
-import mmap
 import threading
 import time
 from asyncio import CancelledError
@@ -21,8 +20,7 @@ BODIES_MAX, PEER_SHARE = 1024, 4
 # A declared body of up to this size is taken from the memory and received in one piece: in parts, a
 # push of 1 MiB takes 15 % more CPU. It has the time that it would take at LEAST_RATE.
 WHOLE_MAX = MIB
-# A body in parts is kept in a buffer that begins with so many bytes.
-MAPPED_LEAST = 1024 * 1024
+KIND = "body"
 # A body that is too large is read to its end nevertheless, within these bounds: a shipper that is
 # cut off in the middle sees a broken connection instead of 413, and sends it again.
 DRAIN_MAX, DRAIN_S = 64 * MIB, 5.0
@@ -31,10 +29,24 @@ DRAIN_MAX, DRAIN_S = 64 * MIB, 5.0
 class Body:
     """A body being received, and what it holds until its request is answered."""
 
-    __slots__ = ("began", "deadline", "held", "is_late", "limit", "peer", "received", "task")
+    __slots__ = (
+        "began",
+        "buffer",
+        "claim",
+        "deadline",
+        "held",
+        "is_late",
+        "limit",
+        "peer",
+        "received",
+        "task",
+    )
 
-    def __init__(self, peer: str, limit: int) -> None:
+    def __init__(self, peer: str, limit: int, claim: memory.Claim) -> None:
         self.peer, self.limit, self.began = peer, limit, time.monotonic()
+        self.claim = claim
+        # Where it is received in parts.
+        self.buffer: loki.Scratch | None = None
         self.deadline = self.began + BODY_S
         self.task = inline.current()
         self.received = self.held = 0
@@ -102,7 +114,7 @@ class Bodies:
         if declared is not None and declared > limit:
             await self._drain(request, protocol)
             raise errors.TooLarge(f"a body of {declared} bytes, at most {limit} are taken")
-        body = Body(request.peer, limit)
+        body = Body(request.peer, limit, memory.Claim(self._memory))
         self._enter(body)
         try:
             try:
@@ -128,7 +140,8 @@ class Bodies:
         if not keep or declared is None or declared > WHOLE_MAX:
             return await self._parts(body, protocol, declared, keep)
         body.deadline += declared / LEAST_RATE
-        self._take(body, declared)
+        body.claim.take(declared)
+        self._hold(body, declared)
         try:
             found: bytes = await protocol()
         except RuntimeError:
@@ -141,7 +154,6 @@ class Bodies:
     async def _parts(
         self, body: Body, protocol: Any, declared: int | None, keep: bool
     ) -> loki.Body:
-        kept: mmap.mmap | None = None
         ends = 0
         stream = Stream(protocol)
         async for part in stream:
@@ -150,10 +162,8 @@ class Bodies:
                 continue
             body.note(len(part))
             if keep:
-                self._take(body, len(part))
-                kept = appended(kept, body.received - len(part), part)
+                self._append(body, part)
             if body.received > body.limit:
-                kept = None
                 self._free(body)
                 await drain(stream, body)
                 raise errors.TooLarge(
@@ -169,11 +179,14 @@ class Bodies:
                 f"the chunked body ends after {body.received} bytes without its last chunk,"
                 " or has trailer fields"
             )
-        return b"" if kept is None else memoryview(kept)[: body.received]
+        if body.buffer is None:
+            return b""
+        body.buffer.part.used(body.received)
+        return body.buffer.view(body.received)
 
     async def _drain(self, request: Request, protocol: Any) -> None:
         """Read a body that is not wanted, so that the sender sees why."""
-        body = Body(request.peer, 0)
+        body = Body(request.peer, 0, memory.Claim(self._memory))
         self._enter(body)
         try:
             await drain(Stream(protocol), body)
@@ -200,8 +213,15 @@ class Bodies:
             less(self._of_peer, body.peer, 1)
             less(self._held_by, body.peer, body.held)
 
-    def _take(self, body: Body, size: int) -> None:
-        self._memory.take(size)
+    def _append(self, body: Body, part: bytes) -> None:
+        """Write a part that has been received behind those before it."""
+        if body.buffer is None:
+            body.buffer = body.claim.lend(KIND) or loki.Scratch()
+            body.buffer.part.begin(body.claim)
+        body.buffer.write(body.received - len(part), part)
+        self._hold(body, len(part))
+
+    def _hold(self, body: Body, size: int) -> None:
         with self._lock:
             body.held += size
             self._held_by[body.peer] = held = self._held_by.get(body.peer, 0) + size
@@ -218,9 +238,12 @@ class Bodies:
             self.give(body)
 
     def give(self, body: Body) -> None:
-        """Give back what the body of an answered request holds."""
-        self._memory.give(body.held)
-        body.held = 0
+        """Give back what the body of an answered request holds; it is not read any more."""
+        buffer, body.buffer, body.held = body.buffer, None, 0
+        if buffer is not None and buffer.part.held <= memory.PART_BYTES:
+            body.claim.end(0, KIND, buffer, buffer.part.held)
+        else:
+            body.claim.keep(0)
 
     def let_go(self, now: float, *, of_all: bool) -> None:
         """Receive no longer what is late; `of_all`, anything."""
@@ -245,22 +268,6 @@ def less(counts: dict[str, int], key: str, size: int) -> None:
         counts[key] = left
     else:
         counts.pop(key, None)
-
-
-def appended(kept: mmap.mmap | None, at: int, part: bytes) -> mmap.mmap:
-    """Write a part behind the first `at` bytes of what was kept, which grows where it must.
-
-    It is mapped by itself: pages that were not written to cost nothing, and all of them are given
-    back. As parts in malloc's heap, 14 bodies of 8 MB left 140 MiB behind.
-    """
-    needed = at + len(part)
-    if kept is None:
-        size = max(MAPPED_LEAST, needed)
-        kept = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    elif len(kept) < needed:
-        kept.resize(max(2 * len(kept), needed))
-    kept[at:needed] = part
-    return kept
 
 
 async def drain(stream: Stream, body: Body) -> None:
