@@ -478,7 +478,7 @@ SERVING_OPTIONS = (
         "--upstream-metrics",
         type=UrlType("http://loki:3100/metrics", has_query=True),
         help="Upstream's page of metrics. /api/health and /metrics then show what Loki received"
-        " beside what was charged.",
+        " beside what was charged. Certificates and proxies are those of --upstream.",
     ),
     option(
         "--upstream-tenant",

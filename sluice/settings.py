@@ -114,6 +114,7 @@ class Serving:
     upstream_proxy: str | None = field(repr=False)
     upstream_header: tuple[tuple[str, str], ...]
     upstream_metrics: str | None
+    upstream_metrics_proxy: str | None = field(repr=False)
     upstream_tenant: tuple[str, ...]
     threads: int
     max_in_flight: int
@@ -151,6 +152,7 @@ class Serving:
         # A file or a Secret ends with a line end more often than not.
         flags["upstream"] = flags["upstream"].strip()
         flags["upstream_proxy"] = proxy_for(flags["upstream"])
+        flags["upstream_metrics_proxy"] = proxy_for(flags["upstream_metrics"] or "")
         if flags["upstream_key"] and not flags["upstream_cert"]:
             raise click.UsageError("--upstream-key is given without --upstream-cert")
         if flags["upstream_cert"] and flags["upstream"].startswith("http:"):

@@ -7,11 +7,13 @@ is shown in /api/health, and nothing else depends on it.
 import dataclasses
 import logging
 import re
+import ssl
 import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import urllib3
 from prometheus_client.core import GaugeMetricFamily
@@ -20,6 +22,8 @@ from prometheus_client.registry import Collector
 
 from sluice import window
 from sluice.agent.answer import Settlement
+from sluice.agent.certificates import Certificates
+from sluice.agent.destination import Proxy
 
 log = logging.getLogger("sluice.agent")
 
@@ -99,7 +103,9 @@ class Reconciliation(Collector):
         url: a page in Prometheus' text format, or None to compare nothing; a user and a password in
             it are sent as basic authentication.
         tenants: whose series are added up.
-        ca: a file of certificates to trust instead of the system's.
+        tls: makes the context of a new connection to an https:// page; None: the system's
+            authorities and no certificate of our own.
+        proxy: the way to the page, as upstream has it.
         clock: epoch seconds.
 
     Threads: one calls poll(), any number the rest.
@@ -111,14 +117,15 @@ class Reconciliation(Collector):
         *,
         url: str | None,
         tenants: Sequence[str],
-        ca: str | None = None,
+        tls: Certificates | None = None,
+        proxy: Proxy | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._settled, self._tenants, self._clock = settled, tenants, clock
-        self._url, headers = without_credentials(url or "")
-        self._pool = urllib3.PoolManager(
-            headers=headers, retries=False, ca_certs=ca, timeout=PAGE_S
-        )
+        self._url, self._headers = without_credentials(url or "")
+        self._tls, self._proxy = tls, proxy
+        self._context: ssl.SSLContext | None = None
+        self._pool: urllib3.PoolManager | None = None
         self._last: Series | None = None
         self._first: Series = {}
         self._settled_first: Mapping[str, int] = {}
@@ -138,7 +145,7 @@ class Reconciliation(Collector):
         began = self._began
         if began is not None and time.monotonic() > began + 2 * PAGE_S:
             return f"the headers of the page did not end within {2 * PAGE_S:g} s"
-        return self._failure
+        return self._failure or (self._tls.complaint if self._tls else "")
 
     def poll(self) -> None:
         """Read the page and bring both sides up to date."""
@@ -183,6 +190,25 @@ class Reconciliation(Collector):
             )
         self._last = series
 
+    def _manager(self) -> urllib3.PoolManager:
+        """The connections to the page; new ones when certificates have changed."""
+        context = self._tls.context() if self._tls else None
+        if self._pool is None or context is not self._context:
+            given: dict[str, Any] = {
+                "headers": self._headers,
+                "retries": False,
+                "timeout": PAGE_S,
+                "ssl_context": context,
+            }
+            if self._proxy is None:
+                self._pool = urllib3.PoolManager(**given)
+            else:
+                own = self._proxy.authorization
+                named = {"Proxy-Authorization": own} if own else {}
+                self._pool = urllib3.ProxyManager(str(self._proxy), proxy_headers=named, **given)
+            self._context = context
+        return self._pool
+
     def _page(self) -> bytes:
         """The page.
 
@@ -192,7 +218,9 @@ class Reconciliation(Collector):
         until = time.monotonic() + PAGE_S
         try:
             # No redirects: a redirect would lead to a server that nobody named.
-            response = self._pool.request("GET", self._url, preload_content=False, redirect=False)
+            response = self._manager().request(
+                "GET", self._url, preload_content=False, redirect=False
+            )
             try:
                 if response.status != 200:
                     raise BadPage(f"answered with status {response.status}")
@@ -207,6 +235,8 @@ class Reconciliation(Collector):
             finally:
                 response.close()
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            if self._tls is not None and isinstance(error, urllib3.exceptions.SSLError):
+                self._tls.distrust()
             # The text of urllib3's errors holds the URL.
             raise BadPage(f"no answer ({type(error).__name__})") from error
 

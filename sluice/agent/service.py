@@ -29,7 +29,16 @@ from sluice import (
     settings,
     usage,
 )
-from sluice.agent import answer, app, intake, reconcile, serve, upstream
+from sluice.agent import (
+    answer,
+    app,
+    certificates,
+    destination,
+    intake,
+    reconcile,
+    serve,
+    upstream,
+)
 
 log = logging.getLogger("sluice")
 
@@ -89,13 +98,17 @@ class Service:
             raise port.CannotStart(
                 f"state directory {options.state_dir}: {error.strerror or error}"
             ) from error
+        ca, cert, key = files = [
+            str(file) if file else None
+            for file in (options.upstream_ca, options.upstream_cert, options.upstream_key)
+        ]
         self.upstream = upstream.Upstream(
             options.upstream,
             timeout=options.upstream_timeout,
             headers=dict(options.upstream_header),
-            ca=str(options.upstream_ca) if options.upstream_ca else None,
-            cert=str(options.upstream_cert) if options.upstream_cert else None,
-            key=str(options.upstream_key) if options.upstream_key else None,
+            ca=ca,
+            cert=cert,
+            key=key,
             proxy=options.upstream_proxy,
         )
         self.upstream.check_apart(options.listen)
@@ -109,11 +122,13 @@ class Service:
         self._refusal, self._retry_at = "", -math.inf
         self.status.more_problems = self._refusals
         self.settled = metrics.SettledBytes(answer.Settlement)
+        page, proxy = options.upstream_metrics or "", options.upstream_metrics_proxy
         self.reconciliation = reconcile.Reconciliation(
             self.settled.sums,
             url=options.upstream_metrics,
             tenants=options.upstream_tenant,
-            ca=str(options.upstream_ca) if options.upstream_ca else None,
+            tls=certificates.Certificates(*files) if page.startswith("https:") else None,
+            proxy=destination.Proxy.parse(proxy) if proxy else None,
         )
 
     def start(self) -> intake.Intake:
