@@ -13,7 +13,7 @@ import prometheus_client as prom
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from sluice import api, assign, columns, errors, gate, usage
+from sluice import api, assign, columns, errors, gate, memory, usage
 from sluice.policy import Action
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -124,7 +124,7 @@ class PushMetrics(Metrics):
         self.settled = SettledBytes() if settled is None else settled
         own = (
             LedgerCollector(door, clock, is_node),
-            StatusCollector(status, inside, receiving),
+            StatusCollector(status, inside, receiving, door.memory),
             StateCollector(status),
             self.settled,
         )
@@ -326,9 +326,14 @@ class StatusCollector(Collector):
     """Series of the process's own state."""
 
     def __init__(
-        self, status: api.Status, inside: Callable[[], int], receiving: Callable[[], int]
+        self,
+        status: api.Status,
+        inside: Callable[[], int],
+        receiving: Callable[[], int],
+        room: memory.Memory,
     ) -> None:
         self._status, self._inside, self._receiving = status, inside, receiving
+        self._memory = room
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         status = self._status
@@ -344,10 +349,14 @@ class StatusCollector(Collector):
         yield CounterMetricFamily(
             "tco_clock_steps", "Jumps of the wall clock by over a minute.", status.clock_steps
         )
-        yield GaugeMetricFamily("tco_pushes_in_flight", "Pushes being handled now.", self._inside())
-        yield GaugeMetricFamily(
-            "tco_bodies_receiving", "Request bodies being received now.", self._receiving()
-        )
+        room = self._memory
+        for name, words, value in (
+            ("tco_pushes_in_flight", "Pushes being handled now.", self._inside()),
+            ("tco_bodies_receiving", "Request bodies being received now.", self._receiving()),
+            ("tco_push_memory_bytes", "Bytes of --max-memory that pushes hold now.", room.taken),
+            ("tco_push_memory_limit_bytes", "Bytes of --max-memory.", room.total),
+        ):
+            yield GaugeMetricFamily(name, words, value)
 
 
 class StateCollector(Collector):

@@ -4,7 +4,8 @@ import dataclasses
 
 import shippers
 from front import OUTCOMES, PUSH, SHOP, Front
-from harness import budget
+from harness import budget, wait_until
+from runs import half_a_push
 from shippers import Entry, Stream
 
 from sluice import api
@@ -82,6 +83,17 @@ def test_metrics_of_the_process_stand_beside_those_of_the_teams():
     assert front.sample("tco_clock_steps_total") == 3
     assert front.sample("tco_upstream_duration_seconds_count") == 1
     assert front.sample("process_resident_memory_bytes") > 0
+
+
+def test_metrics_say_how_much_of_the_memory_for_pushes_is_in_use(sluice, upstream):
+    server = sluice([SHOP], upstream.url, args=["--max-memory", "100Mi"])
+    assert server.metric("tco_push_memory_limit_bytes") == 100 * 2**20
+    assert server.metric("tco_push_memory_bytes") == 0
+    with half_a_push(server):
+        assert 1000 <= server.metric("tco_push_memory_bytes") < 2**20
+    wait_until(lambda: server.metric("tco_push_memory_bytes") == 0, "it is given back")
+    assert server.send(PUSH).status == 204
+    assert server.metric("tco_push_memory_bytes") == 0
 
 
 def test_metrics_count_streams_that_carry_labels_of_lokis_own():
