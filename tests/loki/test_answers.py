@@ -165,7 +165,24 @@ def after_the_count() -> dict[str, tuple[str, int, str, Push]]:
     behind = stream(SHOP, "behind", ago_ns=5 * HOUR_NS)
     named = {f"n{i}": "x" for i in range(20)}
     entry, named_stream = "entry with timestamp ", "stream '{"
+
+    def badly_named(labels: dict[str, str], ago_ns: int = 0) -> Stream:
+        # Loki answers 500 and stores nothing, see all_lost(), unless it drops the entry before.
+        return Stream(labels, [Entry(time.time_ns() - ago_ns, "x", {"---": "v"})])
+
     return {
+        "a metadata name of an old entry": (
+            *("old", 400, "entry for stream"),
+            protobuf(*small(), badly_named(SHOP, 2 * HOUR_NS)),
+        ),
+        "a metadata name of a refused stream": (
+            *("a", 400, named_stream),
+            protobuf(*small(), badly_named({"n" * 2000: "x"})),
+        ),
+        "a metadata name where none is allowed": (
+            *("no-metadata", 400, named_stream),
+            protobuf(*small(), badly_named(SHOP)),
+        ),
         "hot stream last": ("hot", 429, entry, protobuf(*small(), hot())),
         "hot stream last, unsharded": ("hot-unsharded", 429, entry, protobuf(*small(), hot())),
         "hostile label": ("hot", 429, entry, protobuf(*small(), hot(1, ALL))),
