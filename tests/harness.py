@@ -379,6 +379,18 @@ class Sluice(Subcommand):
         ]
 
 
+class Unmeasured(Sluice):
+    """Sluice without coverage, which takes CPU and memory that are not Sluice's."""
+
+    @staticmethod
+    def program() -> list[str]:
+        return ["-m", "sluice"]
+
+    def environment(self) -> dict[str, str]:
+        theirs = super().environment()
+        return {n: v for n, v in theirs.items() if not n.startswith("COVERAGE_PROCESS")}
+
+
 class Upstream(Server):
     """tests/upstream.py in another process."""
 

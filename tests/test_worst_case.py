@@ -10,7 +10,7 @@ import hostile
 import psutil
 import pytest
 import shippers
-from harness import Reply, Sluice, Upstream, budget, running, wait_until, write_budgets
+from harness import Reply, Sluice, Unmeasured, Upstream, budget, running, wait_until, write_budgets
 from runs import push_of
 from shippers import Entry, Stream
 
@@ -21,18 +21,6 @@ MIB = 2**20
 RESIDENT_MAX, CPU_MAX_S = 400 * MIB, 2.0
 IN_FLIGHT = 14
 BODIES = {name: (headers, path, make) for name, headers, path, make in hostile.bodies()}
-
-
-class Unmeasured(Sluice):
-    """Sluice without coverage, which takes a third more CPU and would be measured with it."""
-
-    @staticmethod
-    def program() -> list[str]:
-        return ["-m", "sluice"]
-
-    def environment(self) -> dict[str, str]:
-        theirs = super().environment()
-        return {n: v for n, v in theirs.items() if not n.startswith("COVERAGE_PROCESS")}
 
 
 @pytest.fixture(scope="module")

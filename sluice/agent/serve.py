@@ -42,7 +42,7 @@ FLUSH_S = 0.2
 STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 PR_SET_PDEATHSIG = 1
 # glibc's M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD; a libc without them says no.
-MALLOC_OPTIONS = ((-8, 1), (-3, 4 * 2**20), (-1, 2 * 2**20))
+MALLOC_OPTIONS = ((-8, 1), (-3, 4 * 2**20), (-1, 8 * 2**20))
 
 
 class Service(Protocol):
