@@ -25,7 +25,7 @@ from sluice._scan cimport (
     STREAM_LABELS, STREAM_LABELS_END, STREAM_SIZE, Found, add_entry, open_stream,
 )
 
-from sluice._time cimport is_in_time
+from sluice._time cimport NANOS_END, is_in_time, word_at
 
 cdef struct Span:
     const uint8_t *at
@@ -78,6 +78,24 @@ cdef inline int read_pair(Span message, Cursor *outer, int64_t *size_out) noexce
     return OK
 
 
+cdef enum:
+    # The first seven bytes of nearly every Timestamp, little-endian: the tag of seconds, a varint
+    # of five bytes (so that they are in the years 1970 to 3058), the tag of nanos.
+    USUAL_BITS = 0x00FF8080808080FF
+    USUAL = 0x0010008080808008
+
+
+cdef inline bint is_usual_time(Span message) noexcept nogil:
+    """Whether it is a Timestamp in time as shippers write it; False says nothing."""
+    cdef Cursor c
+    cdef uint64_t nanos
+    if message.size < 8 or word_at(message.at) & USUAL_BITS != USUAL:
+        return False
+    c.at = message.at + 7
+    c.end = message.at + message.size
+    return read_varint(&c, &nanos) == OK and c.at == c.end and nanos < NANOS_END
+
+
 cdef inline int check_time(Span message, Cursor *outer) noexcept nogil:
     """See whether Loki refuses a Timestamp."""
     cdef Cursor c
@@ -124,7 +142,7 @@ cdef inline int read_entry(
         if code == OK:
             if field == 1:
                 code = read_bytes(&c, wire_type, time_out)
-                if code == OK:
+                if code == OK and not is_usual_time(time_out[0]):
                     code = check_time(time_out[0], &c)
             elif field == 2:
                 code = read_bytes(&c, wire_type, line_out)
