@@ -293,9 +293,9 @@ def stop_under_attack(server: Sluice, attack: Callable[[Sluice], None]) -> None:
     began = time.monotonic()
     try:
         assert server.stop(timeout_s=15) == 0
+        print(f"stopped in {time.monotonic() - began:.1f} s")
     finally:
         under_way.join()
-    print(f"stopped in {time.monotonic() - began:.1f} s")
     assert "stopped; the ledger is written" in server.log.read_text()
     with contextlib.suppress(*NO_ANSWER):
         server.close()
