@@ -153,8 +153,12 @@ def errors_as_json(app: flask.Flask, log: logging.Logger, counters: Counters) ->
         return error_response(error.message, error.status)
 
     def unknown(error: werkzeug.exceptions.HTTPException) -> flask.Response:
+        text = error.description
+        # Werkzeug's own text is about addresses typed into a browser.
+        if isinstance(error, werkzeug.exceptions.NotFound) and text == type(error).description:
+            text = "no such path; GET /openapi.json lists them"
         response = error_response(
-            f"{flask.request.method} {flask.request.path}: {error.description}", error.code or 500
+            f"{flask.request.method} {flask.request.path}: {text}", error.code or 500
         )
         if isinstance(error, werkzeug.exceptions.MethodNotAllowed):
             response.headers["Allow"] = ", ".join(error.valid_methods or ())

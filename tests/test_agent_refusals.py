@@ -31,6 +31,7 @@ def test_what_is_not_there_is_a_json_error(method, path, status):
     assert response.status_code == status
     assert error_of(response).startswith(f"{method} {path}: ")
     assert ("Allow" in response.headers) == (status == 405)
+    assert error_of(response).endswith("/openapi.json lists them") == (status == 404)
 
 
 @pytest.mark.parametrize(

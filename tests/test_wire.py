@@ -201,10 +201,16 @@ def test_a_declared_length_is_refused_before_memory_is_taken(peak):
 
 def test_a_snappy_body_that_declares_what_it_cannot_hold_is_refused_before_allocation(peak):
     scratch = loki.Scratch()
-    with pytest.raises(errors.BadPush, match=r"1004 bytes .* 2097152 decoded ones, .* 22088 of"):
+    with pytest.raises(errors.BadPush, match=r"1004 bytes .* 2097152 decoded .* 22088 that"):
         decode(varint(2 * MIB) + bytes(1000), scratch=scratch)
     assert peak() < MIB
     assert scratch.room(0) == b""
+
+
+@pytest.mark.parametrize("body", [b'{"streams": []}', b'{"streams": [{"stream": {}}]}', b"[]"])
+def test_json_that_was_sent_as_another_type_is_refused_with_the_type_to_use(body):
+    with pytest.raises(errors.BadPush, match=r"send it with Content-Type: application/json$"):
+        decode(body)
 
 
 def test_the_best_that_snappy_can_do_is_taken():

@@ -161,8 +161,8 @@ def _unsnapped(block: Body, max_decoded: int, scratch: Scratch) -> memoryview:
             raise inflate.too_large(size, max_decoded)
         if size > SNAPPY_MOST * len(block):
             raise errors.BadPush(
-                f"{len(block)} bytes of protobuf push declare {size} decoded ones,"
-                f" snappy makes {SNAPPY_MOST * len(block)} of them at most"
+                f"protobuf push: {len(block)} bytes of snappy declare {size} decoded bytes, more"
+                f" than the {SNAPPY_MOST * len(block)} that are possible{_hint(block)}"
             )
         buffer = scratch.room(size)
         try:
@@ -170,8 +170,16 @@ def _unsnapped(block: Body, max_decoded: int, scratch: Scratch) -> memoryview:
         except cramjam.DecompressionError:
             cramjam.snappy.decompress_raw_into(_canonical(block), buffer)
     except cramjam.DecompressionError as error:
-        raise errors.BadPush(f"{len(block)} bytes of protobuf push: {error}") from None
+        text = f"protobuf push of {len(block)} bytes: {error}{_hint(block)}"
+        raise errors.BadPush(text) from None
     return scratch.view(size)
+
+
+def _hint(block: Body) -> str:
+    """What to do about a body that is not snappy, if it looks like JSON: `curl -d` sends a form."""
+    if bytes(block[:1]) in (b"{", b"["):
+        return "; the body looks like JSON: send it with Content-Type: application/json"
+    return ""
 
 
 # A literal at the very end, its length written longer than needed.
