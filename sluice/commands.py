@@ -45,7 +45,7 @@ def run(**given: Any) -> None:
     flags.COMMON_OPTIONS,
 )
 def agent(**given: Any) -> None:
-    """Enforce a cluster's budgets on one node: the DaemonSet's process."""
+    """Enforce a cluster's budgets on one node (runs in the DaemonSet)."""
     start("agent", process("sluice.agent.daemon"), settings.Agent.from_flags(given))
 
 
@@ -58,7 +58,7 @@ def agent(**given: Any) -> None:
     flags.COMMON_OPTIONS,
 )
 def controller(**given: Any) -> None:
-    """Sum up what nodes report into the budgets' status: the Deployment's process."""
+    """Sum up the nodes' usage in the status of each budget (runs in the Deployment)."""
     options = settings.Controller.from_flags(given)
     start("controller", process("sluice.controller.process"), options)
 
@@ -72,7 +72,7 @@ def controller(**given: Any) -> None:
     flags.LOG_OPTIONS,
 )
 def dashboard_(**given: Any) -> None:
-    """Show a cluster's teams: pages and REST API, read-only."""
+    """Serve the dashboard and REST API of a cluster, read-only."""
     options = settings.Dashboard.from_flags(given)
     start("dashboard", process("sluice.dashboard.process"), options)
 
@@ -94,13 +94,13 @@ def start(command: str, module: Any, options: Any) -> None:
 
 @main.group()
 def notify() -> None:
-    """Tell people what becomes of budgets."""
+    """Test the notifications about budgets."""
 
 
 @notify.command("test")
 @flags.with_options(flags.NOTIFY_TEST_OPTIONS)
 def notify_test(notify: tuple[str, ...], dashboard_url: str | None, team: str) -> None:
-    """Tell each sink that this is a test: a line each, exit code 1 if any did not take it."""
+    """Send a test message to each sink. Exit code 1 if a sink did not take it."""
     command = process("sluice.notify.command")
     try:
         sys.exit(command.test(notify, dashboard_url, team, sys.stdout))
@@ -112,14 +112,14 @@ def notify_test(notify: tuple[str, ...], dashboard_url: str | None, team: str) -
 @main.command("demo")
 @flags.with_options(flags.DEMO_OPTIONS)
 def demo_(**given: Any) -> None:
-    """Watch budgets being enforced: example teams, shippers and a sink, all on this machine."""
+    """Show budgets being enforced, with example teams, shippers and a sink on this machine."""
     sys.exit(demo.demo(settings.Demo.from_flags(given)))
 
 
 @main.command("validate")
 @click.argument("files", nargs=-1, required=True, type=flags.PathType(path_type=Path))
 def validate_(files: tuple[Path, ...]) -> None:
-    """Check TeamBudget files offline, with the verdicts of the cluster's own checks."""
+    """Check TeamBudget files offline, with the same checks as on a cluster."""
     sys.exit(validate.validate(files, sys.stdout, sys.stderr))
 
 

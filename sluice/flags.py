@@ -40,7 +40,7 @@ class AddressType(click.ParamType[Address]):
             return value
         host, colon, port = value.strip().rpartition(":")
         if not (colon and PORT.fullmatch(port) and int(port) < 65_536):
-            self.fail(f"{value!r} is not HOST:PORT with a port from 0 to 65535", param, ctx)
+            self.fail(f"expected HOST:PORT with a port from 0 to 65535, got {value!r}", param, ctx)
         return Address(host.strip("[]") or "0.0.0.0", int(port))
 
 
@@ -51,7 +51,7 @@ class FloatRange(click.FloatRange):
         """Click's hook."""
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
-            self.fail(f"{number} is not a number to reckon with", param, ctx)
+            self.fail(f"expected a finite number, got {number}", param, ctx)
         return number
 
 
@@ -108,9 +108,9 @@ class HeaderType(LinesType[tuple[str, str]]):
         name, equals, text = value.partition("=")
         name = name.strip()
         if not (equals and auth.HEADER_NAME.fullmatch(name) and HEADER_TEXT.fullmatch(text)):
-            self.fail("what was given is not NAME=VALUE of an HTTP header", param, ctx)
+            self.fail("expected NAME=VALUE with the name and value of an HTTP header", param, ctx)
         if name.lower() in OWN_HEADERS:
-            self.fail(f"{name} is not for you to set", param, ctx)
+            self.fail(f"Sluice sets {name} itself", param, ctx)
         return name, text
 
 
@@ -176,7 +176,7 @@ class OnceCommand(click.Command):
         _, _, given = self.make_parser(ctx).parse_args(list(args))
         for param, times in collections.Counter(given).items():
             if times > 1 and isinstance(param, Once):
-                ctx.fail(f"{param.opts[0]} is given {times} times, and taken once")
+                ctx.fail(f"{param.opts[0]} was given {times} times: give it once")
         return super().parse_args(ctx, args)
 
 
@@ -248,13 +248,13 @@ class UrlType(click.ParamType[str]):
             parts, is_good = urllib.parse.urlsplit(""), False
         if not is_good:
             # It may hold a password, or be a secret as a whole.
-            self.fail(f"what was given is not a URL such as {self._example}", param, ctx)
+            self.fail(f"expected a URL such as {self._example}", param, ctx)
         try:
             is_port = parts.port != 0
         except ValueError:
             is_port = False
         if not is_port:
-            self.fail("the port of what was given is not one from 1 to 65535", param, ctx)
+            self.fail("expected a URL with a port from 1 to 65535", param, ctx)
         return text.rstrip("/")
 
 
@@ -262,27 +262,29 @@ DASHBOARD_LISTEN = option(
     "--dashboard-listen",
     type=AddressType(),
     default="127.0.0.1:3000",
-    help="The dashboard.",
+    help="The address of the dashboard.",
 )
 STATE_DIR = option(
     "--state-dir",
     type=PathType(path_type=Path),
-    help="Where usage is kept.  [default: $XDG_STATE_HOME/sluice or ~/.local/state/sluice]",
+    help="The directory for usage and other state.  [default: $XDG_STATE_HOME/sluice or"
+    " ~/.local/state/sluice]",
 )
 AUTH = option(
     "--auth",
     type=AuthType(),
-    help="Who may read pages and /api: none (everybody), bearer:FILE (whoever sends the token in"
-    " FILE, or gives it as password), header:NAME (whoever an authenticating proxy names there).",
+    help="Who may read pages and /api: none (anyone), bearer:FILE (clients that send the token in"
+    " FILE, also as a password), header:NAME (users that an authenticating proxy names in this"
+    " header).",
 )
 ALLOWED_HOST = option(
     "--allowed-host",
     type=HostType(),
     multiple=True,
-    help="A name under which people reach pages and API, such as logs.example.com, or"
-    " .example.com for all below; others are refused (DNS rebinding). Repeatable. Addresses, names"
-    " without a dot, *.svc, *.cluster.local, *.local, *.internal, and the host of --dashboard-url"
-    " need not be given.",
+    help="A host name under which people open pages and API: logs.example.com, or .example.com for"
+    " all names below it. Sluice refuses other names, against DNS rebinding. Repeatable. Always"
+    " accepted: IP addresses, names without a dot, *.svc, *.cluster.local, *.local, *.internal,"
+    " the host of --dashboard-url.",
 )
 
 RUN_OPTIONS = (
@@ -291,10 +293,13 @@ RUN_OPTIONS = (
         cls=Once,
         required=True,
         type=PathType(path_type=Path),
-        help="TeamBudget YAML: a file, or a directory of them. Read again when it changes.",
+        help="TeamBudget YAML: a file, or a directory of files. Changes apply without a restart.",
     ),
     option(
-        "--listen", type=AddressType(), default="127.0.0.1:8080", help="Pushes, API and metrics."
+        "--listen",
+        type=AddressType(),
+        default="127.0.0.1:8080",
+        help="The address for pushes, API and metrics.",
     ),
     DASHBOARD_LISTEN,
 )
@@ -303,14 +308,14 @@ DASHBOARD_OPTIONS = (
     option(
         "--prometheus-url",
         type=UrlType(),
-        help="Take history from this Prometheus, which scrapes Sluice.",
+        help="A Prometheus that scrapes Sluice: the dashboard takes its history from there.",
     ),
     option(
         "--cost-per-gib",
         type=FloatRange(0, budget.COST_MAX),
-        help="What a GiB costs, for budgets without costPerGiB.",
+        help="The price of a GiB, for budgets without costPerGiB.",
     ),
-    option("--currency", default="", help="Shown with costs, such as EUR."),
+    option("--currency", default="", help="The currency shown with costs, such as EUR."),
 )
 
 NOTIFY_OPTIONS = (
@@ -318,19 +323,19 @@ NOTIFY_OPTIONS = (
         "--notify",
         type=SinkType(),
         multiple=True,
-        help="Whom to tell: alertmanager://HOST:PORT, or any URL of apprise (Slack, Teams,"
-        " PagerDuty, mail, json://HOST ...). Repeatable.",
+        help="Where to send notifications: alertmanager://HOST:PORT, or any URL of apprise (Slack,"
+        " Teams, PagerDuty, mail, json://HOST ...). Repeatable.",
     ),
     option(
         "--notify-on",
         type=RulesType(),
         default="throttle,drop,recovery,forecast",
-        help="What to tell, for budgets without the annotation tco.io/notify; or none.",
+        help="What to notify of, or none. A budget overrides it with the annotation tco.io/notify.",
     ),
     option(
         "--dashboard-url",
         type=UrlType(),
-        help="Where people find the dashboard, for links in notifications.",
+        help="The public URL of the dashboard, for links in notifications.",
     ),
 )
 
@@ -340,24 +345,33 @@ NOTIFY_TEST_OPTIONS = (
         type=SinkType(),
         multiple=True,
         required=True,
-        help="Whom to tell; see `sluice run --help`. Repeatable.",
+        help="Where to send the test; see `sluice run --help`. Repeatable.",
     ),
     option(
-        "--dashboard-url", type=UrlType(), help="Where people find the dashboard, for the link."
+        "--dashboard-url", type=UrlType(), help="The public URL of the dashboard, for the link."
     ),
-    click.option("--team", default="default/test", show_default=True, help="Whom it is about."),
+    click.option(
+        "--team",
+        default="default/test",
+        show_default=True,
+        help="The team that the test message names.",
+    ),
 )
 
 LISTEN_OPTIONS = (
-    option("--listen", type=AddressType(), default="0.0.0.0:8080", help="Where it serves."),
+    option(
+        "--listen", type=AddressType(), default="0.0.0.0:8080", help="The address to listen on."
+    ),
 )
 
 PAGES_OPTIONS = (
-    option("--listen", type=AddressType(), default="0.0.0.0:3000", help="Where it serves."),
+    option(
+        "--listen", type=AddressType(), default="0.0.0.0:3000", help="The address to listen on."
+    ),
     option(
         "--state-dir",
         type=PathType(path_type=Path),
-        help="Where history is kept.  [default: $XDG_STATE_HOME/sluice/dashboard or"
+        help="The directory for history.  [default: $XDG_STATE_HOME/sluice/dashboard or"
         " ~/.local/state/sluice/dashboard]",
     ),
 )
@@ -366,40 +380,41 @@ KUBECONFIG_OPTIONS = (
     option(
         "--kubeconfig",
         type=PathType(exists=True, dir_okay=False, path_type=Path),
-        help="How to reach the API server.  [default: the pod's service account, else"
+        help="The kubeconfig for the API server.  [default: the pod's service account, else"
         " $KUBECONFIG or ~/.kube/config]",
     ),
-    option("--context", help="The context of the kubeconfig to use, if not its current one."),
+    option("--context", help="A context of the kubeconfig, instead of its current one."),
 )
 
 CLUSTER_OPTIONS = (
     *KUBECONFIG_OPTIONS,
     option(
         "--system-namespace",
-        help="Sluice's own namespace, whose budgets may govern others."
+        help="Sluice's own namespace. Budgets in it may govern other namespaces."
         f"  [default: the pod's, else {table.SYSTEM_NAMESPACE}]",
     ),
     option(
         "--report-ceiling",
         type=FloatRange(0.1, 3600),
         default=60.0,
-        help="Seconds after which an agent reports whatever it has counted.",
+        help="Longest time in seconds between two reports of an agent that has counted something.",
     ),
     option(
         "--heartbeat",
         type=FloatRange(0.1, 3600),
         default=10.0,
-        help="Least seconds between two statuses of a budget that nothing urges.",
+        help="Shortest time in seconds between two updates of a budget's status while its decision"
+        " stays the same and usage moves little.",
     ),
 )
 
 AGENT_OPTIONS = (
-    option("--node-name", help="The node this runs on.  [default: what the pod's token says]"),
+    option("--node-name", help="The name of this node.  [default: the node in the pod's token]"),
     option(
         "--start-grace",
         type=FloatRange(0, 3600),
         default=60.0,
-        help="Seconds to wait for budgets, when there is no saved table, before all passes.",
+        help="Seconds to wait for budgets at the first start. After that, all logs pass.",
     ),
     option(
         "--budgets-grace",
@@ -412,13 +427,13 @@ AGENT_OPTIONS = (
         "--report-floor",
         type=FloatRange(0.1, 3600),
         default=2.0,
-        help="Least seconds between two reports of this node.",
+        help="Shortest time in seconds between two reports of this node.",
     ),
     option(
         "--stale-after",
         type=FloatRange(1, 86_400),
         default=180.0,
-        help="Seconds without word of the cluster's usage after which onStale applies.",
+        help="Seconds without news of the cluster's usage after which onStale applies.",
     ),
 )
 
@@ -432,7 +447,8 @@ CONTROLLER_OPTIONS = (
     click.option(
         "--uninstall",
         is_flag=True,
-        help="Take the finalizers off every NodeLogUsage, so that they can be deleted, and end.",
+        help="Remove the finalizers from all NodeLogUsage objects, so that they can be deleted, and"
+        " exit.",
     ),
 )
 
@@ -442,105 +458,117 @@ SERVING_OPTIONS = (
         cls=Once,
         required=True,
         metavar="URL",
-        help="Loki, or what takes its pushes. HTTPS_PROXY, HTTP_PROXY and NO_PROXY are heeded.",
+        help="The URL of Loki or of a gateway in front of it. HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
+        " apply.",
     ),
     STATE_DIR,
     option(
         "--upstream-timeout",
         type=FloatRange(0.1, 600),
         default=30.0,
-        help="Seconds for a whole exchange. Loki itself gives up after 30; what is given up earlier"
-        " may have been stored, and comes again.",
+        help="Seconds to wait for upstream's whole answer. Loki gives up after 30. With less, Loki"
+        " may store a push that Sluice has given up, and the shipper sends it again.",
     ),
     option(
         "--upstream-ca",
         type=PathType(exists=True, dir_okay=False, path_type=Path),
-        help="Certificates to trust instead of the system's; read again when they change.",
+        help="CA certificates to trust instead of the system's. Sluice reads the file again when it"
+        " changes.",
     ),
     option(
         "--upstream-cert",
         type=PathType(exists=True, dir_okay=False, path_type=Path),
-        help="Sluice's own certificate, for an upstream that asks for one; read again when it"
-        " changes.",
+        help="Sluice's client certificate, for an upstream that asks for one. Sluice reads the file"
+        " again when it changes.",
     ),
     option(
         "--upstream-key",
         type=PathType(exists=True, dir_okay=False, path_type=Path),
-        help="The private key of --upstream-cert.  [default: it is in the same file]",
+        help="The private key of --upstream-cert.  [default: the same file]",
     ),
     option(
         "--upstream-header",
         type=HeaderType(),
         multiple=True,
-        help="Sent with every push instead of the shipper's of that name. Repeatable.",
+        help="A header to send with every push. It replaces the shipper's header of that name."
+        " Repeatable.",
     ),
     option(
         "--upstream-metrics",
         type=UrlType("http://loki:3100/metrics", has_query=True),
-        help="Upstream's page of metrics. /api/health and /metrics then show what Loki received"
-        " beside what was charged. Certificates and proxies are those of --upstream.",
+        help="The metrics page of Loki. /api/health and /metrics then compare the bytes that Loki"
+        " received with the bytes that Sluice charged. Certificates and proxies are those of"
+        " --upstream.",
     ),
     option(
         "--upstream-tenant",
         multiple=True,
         metavar="NAME",
-        help="The tenant of Loki that --upstream-metrics is about; repeatable."
+        help="The Loki tenant to read from --upstream-metrics. Repeatable."
         "  [default: X-Scope-OrgID of --upstream-header, else fake]",
     ),
     option(
-        "--threads", type=click.IntRange(3, 1024), default=16, help="Requests at work at a time."
+        "--threads",
+        type=click.IntRange(3, 1024),
+        default=16,
+        help="Requests handled at the same time.",
     ),
     option(
         "--max-in-flight",
         type=click.IntRange(1, 1024),
-        help="Pushes at work at a time, three quarters of them of one address at most; the next is"
-        " answered 503.  [default: threads - 2]",
+        help="Pushes handled at the same time; further ones wait or are answered 503. While others"
+        " push, one client address gets at most three quarters.  [default: threads - 2]",
     ),
     option(
         "--max-body",
         type=BytesType(),
-        help="Bytes of a push as received.  [default: 64Mi, or what --max-memory allows]",
+        help="Most bytes of one push as received.  [default: 64Mi, or what --max-memory allows]",
     ),
     option(
         "--max-decoded",
         type=BytesType(),
-        help="Bytes of a push decoded.  [default: 64Mi, or what --max-memory allows]",
+        help="Most bytes of one push when decoded.  [default: 64Mi, or what --max-memory allows]",
     ),
     option(
         "--max-memory",
         "--max-decoded-total",
         type=BytesType(),
         default=176 * MIB,
-        help="Bytes of memory that all pushes together may hold; the next is answered 503. A"
-        " sixteenth is kept for small pushes.",
+        help="Most bytes of memory that all pushes together may hold. A push that does not fit is"
+        " answered 503. A sixteenth is kept for small pushes.",
     ),
     option(
         "--unbudgeted",
         type=click.Choice(["allow", "drop"]),
         default="allow",
-        help="What happens to streams that no budget governs.",
+        help="What to do with streams that no budget governs.",
     ),
     option(
         "--exempt-loki-streams",
         is_flag=True,
-        help="No budget governs streams with the label __pattern__ or __aggregated_metric__, which"
-        " Loki's pattern ingester sets. Any client can set them, too.",
+        help="Exempt streams with the label __pattern__ or __aggregated_metric__ from all budgets."
+        " Loki's pattern ingester sets these labels, but any client can set them too.",
     ),
     option(
         "--evaluate",
         is_flag=True,
-        help="Answer POST /api/v1/evaluate, which spends budgets for callers that forward logs by"
-        " themselves. Whoever reaches the port, or has the token of --auth, may call it.",
+        help="Serve POST /api/v1/evaluate, which charges budgets for callers that forward logs"
+        " themselves. Without --auth, anyone who reaches the port may call it.",
     ),
 )
 
 LOG_OPTIONS = (
-    option("--log-format", type=click.Choice(["text", "json"]), default="text", help="Log lines."),
+    option(
+        "--log-format",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        help="The format of log lines.",
+    ),
     option(
         "--log-level",
         type=click.Choice(["debug", "info", "warning", "error"]),
         default="info",
-        help="The least important lines to log.",
+        help="The lowest level to log.",
     ),
 )
 
@@ -551,7 +579,7 @@ COMMON_OPTIONS = (
         "--namespace-label",
         type=LabelType(),
         multiple=True,
-        help="The label that names a stream's namespace; repeatable, first present wins."
+        help="A label that holds a stream's namespace. Repeatable: the first one present counts."
         "  [default: namespace, k8s_namespace_name, kubernetes_namespace_name]",
     ),
     *LOG_OPTIONS,
@@ -570,12 +598,19 @@ def with_options(*groups: tuple[Any, ...]) -> Callable[[Command], Command]:
 
 
 DEMO_OPTIONS = (
-    option("--listen", type=AddressType(), default="127.0.0.1:8080", help="Where it serves."),
+    option(
+        "--listen", type=AddressType(), default="127.0.0.1:8080", help="The address to listen on."
+    ),
     DASHBOARD_LISTEN,
     option(
         "--state-dir",
         type=PathType(path_type=Path),
-        help="Where usage is kept.  [default: a folder that goes away with the demo]",
+        help="The directory for usage.  [default: a temporary one, removed at the end]",
     ),
-    option("--seconds", type=FloatRange(0), default=0.0, help="End after so long; 0: never."),
+    option(
+        "--seconds",
+        type=FloatRange(0),
+        default=0.0,
+        help="Seconds until the demo ends; 0: run until Ctrl-C.",
+    ),
 )

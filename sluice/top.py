@@ -196,27 +196,37 @@ def live(watch: Watch, where: str, most: int | None, interval_s: float) -> None:
     "--url",
     type=flags.UrlType(),
     default="http://127.0.0.1:8080",
-    help="Whom to ask: `sluice run`, an agent, the controller or the dashboard.",
+    help="The address of `sluice run`, an agent, the controller or the dashboard.",
 )
 @flags.option(
     "--token-file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Send the token in this file: the one of its --auth bearer:FILE.",
+    help="The file with the token, if that process has --auth bearer:FILE.",
 )
 @flags.option(
     "--ca",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Certificates to trust instead of the system's.",
+    help="CA certificates to trust instead of the system's.",
 )
 @flags.option(
-    "--interval", type=flags.FloatRange(0.1, 3600), default=2.0, help="Seconds between two looks."
+    "--interval",
+    type=flags.FloatRange(0.1, 3600),
+    default=2.0,
+    help="Seconds between two refreshes.",
 )
 @flags.option(
-    "--sort", type=click.Choice(list(overview.ORDERS)), default="percent", help="What comes first."
+    "--sort",
+    type=click.Choice(list(overview.ORDERS)),
+    default="percent",
+    help="The order of teams.",
 )
-@flags.option("--namespace", help="Teams of this namespace only.")
-@flags.option("--limit", type=click.IntRange(1), help="Teams to show at most.")
-@click.option("--once", is_flag=True, help="Print it once and end, as without a terminal.")
+@flags.option("--namespace", help="Show only teams of this namespace.")
+@flags.option("--limit", type=click.IntRange(1), help="Most teams to show.")
+@click.option(
+    "--once",
+    is_flag=True,
+    help="Print the table once and exit, as when the output is not a terminal.",
+)
 def top(
     url: str,
     token_file: Path | None,

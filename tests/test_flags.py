@@ -30,12 +30,12 @@ def test_a_namespace_label_is_the_name_of_one_label(name: str) -> None:
     ("again", "value"), [("--budgets", "c.yaml"), ("--upstream", "http://127.0.0.1:8")]
 )
 def test_two_of_a_flag_whose_first_would_be_lost_are_refused(again: str, value: str) -> None:
-    assert f"{again} is given 2 times, and taken once" in refused(*RUN, again, value)
+    assert f"{again} was given 2 times: give it once" in refused(*RUN, again, value)
 
 
 def test_the_agent_refuses_two_upstreams_too() -> None:
     said = refused("agent", "--upstream", "http://a", "--upstream", "http://b")
-    assert "--upstream is given 2 times, and taken once" in said
+    assert "--upstream was given 2 times: give it once" in said
 
 
 def test_a_flag_that_may_be_repeated_is_taken_as_often_as_it_is_given(tmp_path: Path) -> None:

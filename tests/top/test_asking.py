@@ -76,8 +76,8 @@ def test_an_api_that_hangs_is_given_up(fake):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--url", "ftp://a"], "is not a URL"),
-        (["--url", "http://a:99999"], "the port of what was given is not one from 1 to 65535"),
+        (["--url", "ftp://a"], "expected a URL such as"),
+        (["--url", "http://a:99999"], "expected a URL with a port from 1 to 65535"),
         (["--sort", "size"], "is not one of"),
         (["--interval", "0"], "not in the range"),
         (["--limit", "0"], "not in the range"),
