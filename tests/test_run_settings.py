@@ -127,6 +127,18 @@ def test_a_refused_document_is_skipped_at_the_first_start_and_the_rest_apply(slu
     assert server.counts("pay")["received"]["entries"] == 0
 
 
+def test_files_of_a_folder_that_are_not_read_are_named_in_the_log(tmp_path, upstream):
+    folder = tmp_path / "budgets"
+    write_budgets(folder / "a.yaml", [SHOP])
+    # A line end in a name must not end the line of the log.
+    (folder / "b.json").write_text("{}")
+    (folder / "c\nd.txt").write_text("")
+    with running(server := Sluice(tmp_path / "sluice", folder, upstream.url)):
+        (line,) = [each for each in server.tail().splitlines() if "left out" in each]
+    assert "only *.yaml and *.yml files are read" in line
+    assert line.endswith("left out: 'c\\nd.txt', b.json")
+
+
 @pytest.mark.parametrize("content", ["", "# all gone\n", "apiVersion: v1\nkind: List\nitems: []\n"])
 def test_a_budgets_file_that_is_emptied_leaves_the_last_good_ones_in_force(
     sluice, upstream, content

@@ -142,6 +142,8 @@ def test_other_files_in_a_directory_are_left_alone(tmp_path: Path) -> None:
     reading = watch.BudgetFiles(tmp_path).read(first=True)
     assert limits(reading) == {"a": 1000}
     assert not reading.problems
+    assert watch.left_out(tmp_path) == ["b.txt", "d.yaml~", "e.json", "f.yaml", "g", "yaml"]
+    assert watch.left_out(tmp_path / "a.yaml") == watch.left_out(tmp_path / "gone") == []
 
 
 def test_a_refused_document_keeps_its_last_good_version_and_the_rest_apply(file: Path) -> None:
