@@ -1,6 +1,8 @@
 """Names that pages and API are reached under, and pages that may have a browser push or call."""
 
+import contextlib
 import dataclasses
+import http.client
 
 import pytest
 from front import PUSH, SHOP, Front, error_of
@@ -43,9 +45,14 @@ def test_probes_and_pushes_are_answered_under_any_name():
 def test_run_knows_its_names_and_those_that_it_is_told(sluice, upstream):
     args = ["--allowed-host", "logs.example.com", "--dashboard-url", "https://shown.example.com/x"]
     server = sluice([SHOP], upstream.url, args=args)
-    asked = {host: server.request("GET", "/api/teams", headers={"Host": host}).status
-             for host in ("logs.example.com", "shown.example.com", "localhost", EVIL)}  # fmt: skip
-    assert asked == {"logs.example.com": 200, "shown.example.com": 200, "localhost": 200, EVIL: 403}
+    for port, path in ((server.port, "/api/teams"), (server.dashboard_port, "/")):
+        asked = {}
+        for host in ("logs.example.com", "shown.example.com", "localhost", EVIL):
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+                connection.request("GET", path, headers={"Host": host})
+                asked[host] = connection.getresponse().status
+        assert asked.pop(EVIL) == 403
+        assert set(asked.values()) == {200}, path
 
 
 # evaluate
