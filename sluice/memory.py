@@ -1,4 +1,4 @@
-"""The bound on what all pushes together may hold in memory."""
+"""Bounds the memory that all pushes together may hold."""
 
 import threading
 from typing import Any

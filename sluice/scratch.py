@@ -1,4 +1,4 @@
-"""What one push works in: buffers that the next push uses again."""
+"""Buffers that a push decodes into; the next push uses them again."""
 
 import numpy as np
 import numpy.typing as npt

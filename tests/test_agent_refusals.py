@@ -31,7 +31,11 @@ def test_what_is_not_there_is_a_json_error(method, path, status):
     assert response.status_code == status
     assert error_of(response).startswith(f"{method} {path}: ")
     assert ("Allow" in response.headers) == (status == 405)
-    assert error_of(response).endswith("/openapi.json lists them") == (status == 404)
+
+
+def test_an_unknown_path_is_answered_with_where_the_known_ones_are():
+    response = Front([SHOP]).client.get("/")
+    assert error_of(response) == "GET /: no such path; GET /openapi.json lists them"
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,11 @@
-"""Budgets come down: TeamBudgets as the cluster has them, for the gate's table.
+"""Keeps the gate's table equal to the cluster's TeamBudgets.
 
 The informer's thread hands every change in; the keeper's takes the whole set when it has changed.
 A status does not change the set, only what is known of the other nodes.
 
-A budget that is deleted goes at once. If none is left, or the API server does not know the kind,
-that is more likely an accident than a wish: what was deleted within `grace` is in force again, each
-budget until `grace` after it was deleted.
+A deleted budget ends at once while others are left. If none is left, or the API server does not know
+the kind, the deletion is more likely an accident: budgets that were deleted within the last `grace`
+seconds are in force again, each until `grace` after its deletion.
 """
 
 import threading

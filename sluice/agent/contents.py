@@ -1,4 +1,4 @@
-"""What a report says: which windows and teams of the ledger. No I/O, no clock."""
+"""Builds the contents of a report: windows and teams of the ledger. No I/O, no clock."""
 
 import logging
 from collections.abc import Callable

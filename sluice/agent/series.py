@@ -1,4 +1,4 @@
-"""Series of an agent's dealings with the cluster."""
+"""Metrics of an agent's reports to the cluster and of the budgets it read there."""
 
 from collections.abc import Iterator
 

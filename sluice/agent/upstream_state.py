@@ -1,4 +1,4 @@
-"""How upstream is doing: for /api/health, /metrics, and a line of the log now and then."""
+"""Records whether upstream works, for /api/health, /metrics and the log."""
 
 import logging
 import re

@@ -1,4 +1,4 @@
-"""Asks a WSGI application, for everything that is no push."""
+"""Calls the WSGI application for every request that is not a push."""
 
 import io
 import sys

@@ -1,4 +1,4 @@
-"""Which nodes that are gone are folded when: those that fail wait longer, and none waits for them.
+"""Orders the folding of nodes that are gone: failures are retried later and delay no other node.
 
 Threads: run() is one, the leader's; others may read the attributes and call complaint().
 """
