@@ -3,9 +3,9 @@
 The informer's thread hands every change in; the keeper's takes the whole set when it has changed.
 A status does not change the set, only what is known of the other nodes.
 
-A deleted budget ends at once while others are left. If none is left, or the API server does not know
-the kind, the deletion is more likely an accident: budgets that were deleted within the last `grace`
-seconds are in force again, each until `grace` after its deletion.
+A deleted budget ends at once while others are left. If none is left, or the API server does not
+know the kind, the deletion is more likely an accident: budgets that were deleted within the last
+`grace` seconds are in force again, each until `grace` after its deletion.
 """
 
 import threading

@@ -1,8 +1,11 @@
-"""Decides when a node reports: by amount, within a floor and a ceiling of time. No I/O; `now` is monotonic.
+"""Decides when a node reports: by amount, with a shortest and a longest time between reports.
+
+No I/O; `now` is monotonic.
 
 Rule 1: unreported bytes that are a share of what a team has left are due, but not before the floor.
 Rule 2: anything else that was counted is due at the ceiling, and soon after a window has ended.
-Rule 3: after twice the ceiling a report is due even if nothing changed, to show that the node is alive.
+Rule 3: after twice the ceiling a report is due even if nothing changed, to show that the node
+is alive.
 """
 
 from collections.abc import Callable
