@@ -79,21 +79,21 @@ class ControllerCollector(Collector):
             "How often the usage of a budget fell inside a window.",
             self._work.losses.falls,
         )
-        yield lost_series(self._work)
+        yield lost_series(self._work, time.time())
         yield GaugeMetricFamily(
             "tco_controller_leader", "1 for the one that leads.", self._election().is_leader
         )
         yield from metrics.watch_series(self._watches)
 
 
-def lost_series(work: loop.Loop) -> GaugeMetricFamily:
+def lost_series(work: loop.Loop, now: float) -> GaugeMetricFamily:
     """Bytes that were published and that no NodeLogUsage has any more."""
     family = GaugeMetricFamily(
         "tco_budget_lost_bytes",
         "Bytes of the open window that were published and that no NodeLogUsage has any more.",
         labels=[*metrics.TEAM, "window"],
     )
-    for row, lost in work.lost(time.time()):
+    for row, lost in work.lost(now):
         own = row.budget
         family.add_metric([own.name, own.namespace, "day"], lost.day)
         family.add_metric([own.name, own.namespace, "month"], lost.month)

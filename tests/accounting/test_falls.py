@@ -4,7 +4,7 @@ from typing import Any
 
 from cluster_model import KEY, TODAY, Node, Object, World, nodeusage
 
-from sluice.controller import plan
+from sluice.controller import app, plan
 
 DAY = TODAY[2:]
 
@@ -55,6 +55,12 @@ def test_what_was_published_stands_when_an_object_is_lost(world: World) -> None:
     assert "600000 bytes of the day and 600000 of the month" in event["note"]
     ((_, lost),) = world.loop.lost(world.wall)
     assert (lost.day, lost.month) == (600_000, 600_000)
+    told = app.lost_series(world.loop, world.wall)
+    assert told.name == "tco_budget_lost_bytes"
+    assert {sample.labels["window"]: sample.value for sample in told.samples} == {
+        "day": 600_000,
+        "month": 600_000,
+    }
     assert world.loop.losses.falls == 1
 
 
