@@ -201,9 +201,10 @@ class Daemon(service.Service):
 
     def _may_not_report(self) -> str:
         """Why this agent is not ready: it would enforce limits for itself alone, unseen."""
-        since = self._reporter.forbidden_since
-        grace = min(FORBIDDEN_S, self._options.pace.stale)
-        if since is None or time.monotonic() - since < grace:
+        # From the first answer to the last: an API server that starts says 403 for a moment, and
+        # the next try may come after the grace.
+        forbidden_s = self._reporter.forbidden_s
+        if forbidden_s is None or forbidden_s < min(FORBIDDEN_S, self._options.pace.stale):
             return ""
         return f"this agent may not report what it counts: {self._reporter.complaint}"
 

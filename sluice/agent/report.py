@@ -83,8 +83,9 @@ class Reporter:
             counts; None before the first time.
         counters: reports by result, for /metrics.
         complaint: why the last try failed, or "".
-        forbidden_since: by `monotonic`, since when the API server has answered every report of
-            this process with 403; None if it took one, or the last try had another end.
+        forbidden_s: how many seconds lie between the first and the last of the reports in a row
+            that the API server answered with 403. None if it took a report of this process, or
+            the last one had another end.
     """
 
     def __init__(
@@ -130,7 +131,8 @@ class Reporter:
         self.acknowledged_at: float | None = None
         self.counters = {"acknowledged": 0, "conflict": 0, "refused": 0, "unanswered": 0}
         self.complaint = ""
-        self.forbidden_since: float | None = None
+        self.forbidden_s: float | None = None
+        self._forbidden_at = 0.0
         self._may_report = False
 
     def run(self, stopping: threading.Event) -> None:
@@ -196,9 +198,12 @@ class Reporter:
         )
         if self._may_report or not is_denied:
             # An API server that is away, or a CRD being deleted, says nothing of our rights.
-            self.forbidden_since = None
-        elif self.forbidden_since is None:
-            self.forbidden_since = self._monotonic()
+            self.forbidden_s = None
+            return
+        now = self._monotonic()
+        if self.forbidden_s is None:
+            self._forbidden_at = now
+        self.forbidden_s = now - self._forbidden_at
 
     def _report(self, *, final: bool) -> bool:
         """One report; False where the object is another than we thought: try again."""
@@ -241,7 +246,7 @@ class Reporter:
             raise
         self.counters["acknowledged"] += 1
         self._object, self._shown = answer, {}
-        self._may_report, self.forbidden_since = True, None
+        self._may_report, self.forbidden_s = True, None
         self._acknowledged(answer, counted, self._instance)
         self._inherited = None
         self._due.reported(self._monotonic(), told)

@@ -43,7 +43,7 @@ class ClusterCollector(Collector):
         yield GaugeMetricFamily(
             "tco_reports_forbidden",
             "1 while the API server answers every report of this agent since its start with 403.",
-            self._reporter.forbidden_since is not None,
+            self._reporter.forbidden_s is not None,
         )
         yield GaugeMetricFamily(
             "tco_stale_teams",

@@ -326,13 +326,12 @@ def test_only_an_agent_whose_every_report_is_forbidden_may_not_report(world: Wor
     a = world.node("a")
     a.reporter._api = api = Refusing(world)
 
-    def forbidden_for() -> float | None:
-        """Seconds, after two minutes of tries."""
-        for _ in range(120):
+    def forbidden_for(seconds: int = 120) -> float | None:
+        """Seconds of 403, after so many seconds of tries."""
+        for _ in range(seconds):
             world.pass_time(1)
             a.tick()
-        since = a.reporter.forbidden_since
-        return None if since is None else world.mono - since
+        return a.reporter.forbidden_s
 
     api.error = client.Forbidden("this token is not bound to a pod on a node")
     assert (forbidden_for() or 0) > 60
@@ -341,6 +340,13 @@ def test_only_an_agent_whose_every_report_is_forbidden_may_not_report(world: Wor
         assert forbidden_for() is None
     api.error = client.Forbidden("this token is not bound to a pod on a node")
     assert (forbidden_for() or 0) > 60
+    # One answer does not count for the time until the next try.
+    api.error = client.Unreachable("down")
+    assert forbidden_for() is None
+    api.error = client.Forbidden("the API server is starting")
+    while a.reporter.forbidden_s is None:
+        forbidden_for(1)
+    assert forbidden_for(5) == 0
     api.error = None
     assert forbidden_for() is None
     # It may: what is forbidden later is another fault, and this agent is in the sums.
