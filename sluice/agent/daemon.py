@@ -113,7 +113,9 @@ class Daemon(service.Service):
         self._stopping = threading.Event()
         self._reports = threading.Thread(target=self._report, name="reports", daemon=True)
         self.status.parts["cluster"] = self._health
-        self.status.complaints["cluster"] = lambda: self._vanished or self._may_not_report()
+        self.status.complaints["cluster"] = lambda: (
+            self._budgets.complaint() or self._may_not_report()
+        )
         self.status.waits_for = self._may_not_report
         self.source = api.Source(lambda now: usage.rows(self.ledger, now, self._others))
         self.is_node = True

@@ -92,7 +92,8 @@ class Cluster:
         """Apply CRDs, roles and policies, and return once all of them are in force."""
         files = [word for name in MANIFESTS for word in ("-f", str(DEPLOY / name))]
         self.kubectl("apply", "--server-side", *files)
-        self.kubectl("wait", "--for=condition=Established", *(f"crd/{name}" for name in CRDS))
+        for name in CRDS:
+            self.wait_for_crd(name)
         wait_until(self.is_served, "both kinds are served")
         wait_until(self.is_guarded, "all admission policies are in force")
         # kubectl keeps what it has seen served, and looks no new short name up.
@@ -201,6 +202,16 @@ class Cluster:
             path.write_text(yaml.safe_dump(kubeconfig(*key, self.api.ca)))
             self.kubeconfigs[key] = path
         return self.kubeconfigs[key]
+
+    def wait_for_crd(self, name: str) -> None:
+        """Wait until a CRD is served."""
+        # kubectl fails on one that was made a moment ago and has no conditions yet.
+        command = ("wait", "--for=condition=Established", f"crd/{name}")
+        wait_until(
+            lambda: self.kubectl(*command, check=False).returncode == 0,
+            f"{name} is established",
+            30,
+        )
 
     def kubectl(
         self,

@@ -75,7 +75,7 @@ def test_budgets_that_vanish_stay_in_force_for_the_time_that_was_said(
 
     if what == "crd":
         cluster.kubectl("apply", "--server-side", "-f", str(DEPLOY / MANIFESTS[0]))
-        cluster.kubectl("wait", "--for=condition=Established", CRD)
+        cluster.wait_for_crd("teambudgets.tco.io")
     apply_team(cluster, namespace)
     agent.wait_for_budget(namespace, "team")
     wait_until(lambda: agent.get("/api/health").json["status"] == "ok", "all is well")
