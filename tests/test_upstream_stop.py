@@ -15,6 +15,8 @@ from scripted import PLAIN, TEXT, read_request, scripted, sender_to
 from test_upstream_connection import full_house
 
 from sluice import errors
+from sluice.agent.connection import Connection
+from sluice.agent.destination import Destination
 from sluice.agent.upstream import PUSH_PATH, Reply, Upstream
 
 
@@ -68,6 +70,21 @@ def test_a_stop_ends_the_wait_for_a_connection():
         sender = Upstream(f"http://127.0.0.1:{port}")
         got = given_up(sender, None, lambda: list(sender._connections))
         assert got == [f"upstream 127.0.0.1:{port}: {STOPPING}"]
+
+
+def test_a_connection_that_is_given_up_before_it_is_begun_ends_at_once():
+    with full_house() as port:
+        began = time.monotonic()
+        with pytest.raises(ConnectionAbortedError):
+            Connection(
+                Destination.parse(f"http://127.0.0.1:{port}"),
+                tls=None,
+                proxy=None,
+                deadline=began + 30,
+                ends_at=began + 60,
+                note=Connection.abort,
+            )
+        assert time.monotonic() - began < 5
 
 
 def test_a_stop_ends_exchanges_over_tls(tmp_path: Path):

@@ -1,12 +1,15 @@
 """A connection to upstream: TCP, a proxy's tunnel and TLS, all of it within one deadline."""
 
 import contextlib
+import errno
+import os
 import random
 import select
 import socket
 import ssl
 import time
 from collections.abc import Callable
+from typing import Any
 
 from sluice.agent.certificates import Certificates
 from sluice.agent.destination import Destination, Proxy
@@ -57,7 +60,7 @@ class Connection:
         note: Callable[["Connection"], None] = lambda _: None,
     ) -> None:
         self.deadline, self.ends_at = deadline, ends_at
-        self._is_used = False
+        self._is_used = self._is_aborted = False
         self.sock = socket.socket()
         try:
             note(self)
@@ -89,14 +92,39 @@ class Connection:
             self.close()
             self.sock = socket.socket(family, kind, protocol)
             try:
-                self.sock.settimeout(self.left() / (len(found) - i))
-                self.sock.connect(address)
+                self._reach(address, self.left() / (len(found) - i))
             except OSError:
                 if i == len(found) - 1:
                     raise
             else:
                 return
         raise OSError(f"{host} has no address")
+
+    def _reach(self, address: Any, seconds: float) -> None:
+        """Connect the socket. Wherever abort() comes in between, this ends at once."""
+        self.sock.setblocking(False)
+        begun = self.sock.connect_ex(address)
+        # From here on a shutdown ends the wait; one that came before had nothing to end.
+        self._check_open()
+        if begun == errno.EINPROGRESS:
+            poll = select.poll()
+            poll.register(self.sock, select.POLLOUT)
+            if not poll.poll(seconds * 1000):
+                raise TimeoutError(errno.ETIMEDOUT, "no connection in time")
+            begun = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            self._check_open()
+        if begun:
+            raise OSError(begun, os.strerror(begun))
+        self.sock.settimeout(self.left())
+
+    def _check_open(self) -> None:
+        """See that nobody has given this connection up.
+
+        Raises:
+            ConnectionAbortedError: somebody has.
+        """
+        if self._is_aborted:
+            raise ConnectionAbortedError(errno.ECONNABORTED, "given up")
 
     def _tunnel(self, to: Destination, proxy: Proxy) -> None:
         """Have the proxy connect us to upstream: RFC 9110, 9.3.6."""
@@ -119,6 +147,7 @@ class Connection:
             self.sock = encrypted = context.wrap_socket(
                 self.sock, server_hostname=host, do_handshake_on_connect=False
             )
+            self._check_open()
             encrypted.do_handshake()
         except ssl.SSLCertVerificationError:
             tls.distrust()
@@ -196,7 +225,8 @@ class Connection:
         self.sock.close()
 
     def abort(self) -> None:
-        """End an exchange that another thread waits in, which then raises OSError."""
+        """End what another thread waits for, which then raises OSError, and let nothing begin."""
+        self._is_aborted = True
         with contextlib.suppress(OSError):
             # Of TLS too: its own method would take the encryption from under that thread.
             socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
