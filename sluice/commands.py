@@ -83,7 +83,7 @@ def process(module: str) -> Any:
 
 
 def start(command: str, module: Any, options: Any) -> None:
-    """Run a process; a mistake of whoever started it is one line and exit code 2."""
+    """Run a process; print a mistake of the user in one line and exit with code 2."""
     logs.set_up(options.log_format, options.log_level)
     try:
         module.run(options, logs.config(options.log_format, options.log_level))

@@ -348,7 +348,9 @@ NOTIFY_TEST_OPTIONS = (
         help="Where to send the test; see `sluice run --help`. Repeatable.",
     ),
     option(
-        "--dashboard-url", type=UrlType(), help="The public URL of the dashboard, for the link."
+        "--dashboard-url",
+        type=UrlType(),
+        help="The public URL of the dashboard, which the message links to.",
     ),
     click.option(
         "--team",

@@ -28,8 +28,8 @@ from sluice.scratch import KIND, Scratch
 from sluice.wire import loki
 
 MIB = 2**20
-# From here on an uncompressed body is sent from the buffer that it was made in: a copy would be
-# mapped anew as well.
+# From here on an uncompressed body is sent from the buffer that it was made in: a copy would need
+# new pages as well.
 DETACHED_LEAST = 4 * MIB
 # Bytes for an entry where some are lost, and for a stream and a team until the push ends.
 LOST_BYTES, WAITING_BYTES, TEAM_BYTES = 24, 16, 256

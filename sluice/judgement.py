@@ -17,7 +17,7 @@ Int64s = npt.NDArray[np.int64]
 
 # Columns of judge()'s tally, see _core.pyi: entries by action, entries and bytes by outcome,
 # a dry run's bytes by action.
-KEPT_ENTRIES, KEPT_BYTES, SAMPLED_ENTRIES = 3, 4, 5
+KEPT_ENTRIES, KEPT_BYTES, SAMPLED_ENTRIES, DROPPED_ENTRIES = 3, 4, 5, 7
 TALLY_DRY, TALLY_COLUMNS = 9, 12
 # Columns of scanned rows.
 STREAM_FIRST, STREAM_COUNT, STREAM_SIZE = 5, 6, 7
@@ -54,8 +54,9 @@ class Judgement:
     @property
     def received(self) -> Int64s:
         """int64 [k, 2]: entries and bytes of each row of `share`, whatever became of them."""
-        tally = self.tally
-        return tally[:, 3:5] + tally[:, 5:7] + tally[:, 7:9]
+        kept = self.tally[:, KEPT_ENTRIES:SAMPLED_ENTRIES]
+        sampled = self.tally[:, SAMPLED_ENTRIES:DROPPED_ENTRIES]
+        return kept + sampled + self.tally[:, DROPPED_ENTRIES:TALLY_DRY]
 
     @property
     def sent_entries(self) -> int:

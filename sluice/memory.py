@@ -9,8 +9,8 @@ MIB = 2**20
 # A push that needs no more than SMALL may use all of the total; a larger one leaves it a share.
 SMALL = 4 * MIB
 SMALL_SHARE = 16
-# Buffers that are kept for the next push: mapped anew for each, their pages cost more CPU than
-# what is done with them. A node's agent that has nothing to do should be small.
+# Buffers that are kept for the next push. New pages for each push cost more CPU than the work that
+# is done in them. But an agent that has nothing to do should be small.
 IDLE_BYTES, IDLE_NUMBER = 32 * MIB, 16
 # A larger buffer is not kept: few pushes need it, and it would be most of what is.
 PART_BYTES = 8 * MIB
@@ -64,7 +64,7 @@ class Memory:
         """
         if needed < size:
             needed = size
-        most = self.total if needed <= SMALL else self.total - self.total // SMALL_SHARE
+        most = self.most(needed)
         if needed > most:
             raise errors.TooLarge(
                 f"the push needs at least {needed} bytes of memory, at most {most} are allowed"
@@ -187,7 +187,7 @@ class Part:
         self.begin(claim)
 
     def begin(self, claim: Claim | None) -> None:
-        """Count for this claim from now on, or, with None, for nobody."""
+        """Count for this claim from now on; None: do not count."""
         self.claim = claim
         self._used, self._before = 0, self.held
 

@@ -38,11 +38,11 @@ class Apps:
 
     At most APPS_PER_TEAM applications of a team have a name of their own, the rest counts as OTHER;
     with PLACES_PER_TEAM numbers given to a team, or APPS in all, so do the namespaces of the rest.
-    Where that happened, the next turn() forgets the places that nothing was counted for lately.
+    Where that happened, the next turn() forgets the places that were not looked up lately.
 
     Attributes:
         turns: how often turn() was called. What was looked up before the last time has to be looked
-            up again: a number that nobody looks up for a whole turn may be given to another place.
+            up again: a number that is not looked up for a whole turn may go to another place.
 
     Threads: any number.
     """
@@ -70,22 +70,23 @@ class Apps:
         """The number of a team's application in a namespace; `team` is a budget's key, or ""."""
         with self._lock:
             found = self._numbers.get((team, namespace, app))
-            if found is not None:
-                self._used[found] = self.turns
-                return found
-            # Every place's strings are new ones; of 10 000 places, few differ.
-            team, namespace, app = map(sys.intern, (team, _written(namespace), _written(app)))
-            names = self._names.setdefault(team, {})
-            if app not in names and app != OTHER and len(names) >= APPS_PER_TEAM:
-                app, self._is_short = OTHER, True
-            if self._per_team.get(team, 0) >= PLACES_PER_TEAM or len(self._numbers) >= APPS:
-                namespace, app, self._is_short = OTHER, OTHER, True
-            place = team, namespace, app
-            found = self._numbers.get(place)
             if found is None:
-                return self._added(place)
+                found = self._new(team, namespace, app)
             self._used[found] = self.turns
             return found
+
+    def _new(self, team: str, namespace: str, app: str) -> int:
+        """The number of a place that is met under these names for the first time."""
+        # Every place's strings are new ones; of 10 000 places, few differ.
+        team, namespace, app = map(sys.intern, (team, _written(namespace), _written(app)))
+        names = self._names.setdefault(team, {})
+        if app not in names and app != OTHER and len(names) >= APPS_PER_TEAM:
+            app, self._is_short = OTHER, True
+        if self._per_team.get(team, 0) >= PLACES_PER_TEAM or len(self._numbers) >= APPS:
+            namespace, app, self._is_short = OTHER, OTHER, True
+        place = team, namespace, app
+        found = self._numbers.get(place)
+        return self._added(place) if found is None else found
 
     def _added(self, place: Place) -> int:
         team, _, app = place
@@ -97,7 +98,7 @@ class Apps:
                     column = getattr(self, name)
                     setattr(self, name, np.concatenate([column, np.zeros_like(column)]))
         self._places[number], self._numbers[place] = place, number
-        self._start[number], self._used[number] = self._bytes[number], self.turns
+        self._start[number] = self._bytes[number]
         if app != OTHER:
             self._names[team][app] = self._names[team].get(app, 0) + 1
         self._per_team[team] = self._per_team.get(team, 0) + 1
@@ -109,8 +110,7 @@ class Apps:
             _core.add(self._bytes, numbers, sizes)
 
     def turn(self) -> None:
-        """Begin a turn; where names or places were short, forget those that
-        nobody looked up for a whole turn."""
+        """Begin a turn. Where names or places were short, forget those not looked up lately."""
         with self._lock:
             self.turns += 1
             if not self._is_short:

@@ -118,10 +118,10 @@ class Connection:
         self.sock.settimeout(self.left())
 
     def _check_open(self) -> None:
-        """See that nobody has given this connection up.
+        """Check that abort() was not called.
 
         Raises:
-            ConnectionAbortedError: somebody has.
+            ConnectionAbortedError: it was.
         """
         if self._is_aborted:
             raise ConnectionAbortedError(errno.ECONNABORTED, "given up")
