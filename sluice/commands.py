@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import sluice
-from sluice import demo, errors, flags, logs, settings, top, validate
+from sluice import errors, flags, logs, settings
 
 
 class Group(click.Group):
@@ -17,7 +17,22 @@ class Group(click.Group):
     command_class = flags.OnceCommand
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+class Program(Group):
+    """All commands. Those that a terminal needs rich for are loaded when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands, in the order that --help shows."""
+        return sorted((*super().list_commands(ctx), "top"))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command with this name, None if there is no such command."""
+        if cmd_name != "top":
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = process("sluice.top").top
+        return command
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(sluice.__version__, prog_name="sluice")
 def main() -> None:
     """Log budgets: byte budgets per team, enforced between log shippers and Loki."""
@@ -78,7 +93,7 @@ def dashboard_(**given: Any) -> None:
 
 
 def process(module: str) -> Any:
-    """A process's module, loaded when it is wanted: none is to carry what others need."""
+    """Load a command's module when the command runs: no process carries what others need."""
     return importlib.import_module(module)
 
 
@@ -113,14 +128,11 @@ def notify_test(notify: tuple[str, ...], dashboard_url: str | None, team: str) -
 @flags.with_options(flags.DEMO_OPTIONS)
 def demo_(**given: Any) -> None:
     """Show budgets being enforced, with example teams, shippers and a sink on this machine."""
-    sys.exit(demo.demo(settings.Demo.from_flags(given)))
+    sys.exit(process("sluice.demo").demo(settings.Demo.from_flags(given)))
 
 
 @main.command("validate")
 @click.argument("files", nargs=-1, required=True, type=flags.PathType(path_type=Path))
 def validate_(files: tuple[Path, ...]) -> None:
     """Check TeamBudget files offline, with the same checks as on a cluster."""
-    sys.exit(validate.validate(files, sys.stdout, sys.stderr))
-
-
-main.add_command(top.top)
+    sys.exit(process("sluice.validate").validate(files, sys.stdout, sys.stderr))

@@ -32,6 +32,17 @@ def is_free(listen: str) -> bool:
     return True
 
 
+def test_a_process_carries_no_library_that_only_other_commands_need():
+    code = (
+        "import sys, sluice.commands, sluice.standalone\n"
+        "print(*{'rich', 'kubernetes', 'apprise'} & sys.modules.keys())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=TESTS.parent, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "\n"
+
+
 @contextlib.contextmanager
 def demoing(log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A demo that serves, in a session of its own; what it shows goes to `log`."""

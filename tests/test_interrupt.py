@@ -19,7 +19,7 @@ from runs import SHOP
 
 INTERRUPTED = 130
 # In the order in which `run` loads them.
-MODULES = ("click.core", "numpy", "flask", "sluice.settings", "sluice.top", "sluice.agent.serve")
+MODULES = ("click.core", "numpy", "flask", "sluice.settings", "sluice.flags", "sluice.agent.serve")
 
 
 def interrupted(args: Sequence[str], module: str, delay_s: float = 0) -> tuple[int, str]:
@@ -79,7 +79,7 @@ def test_interrupted_at_any_moment_of_its_start_it_shows_no_traceback(run_args, 
 
 
 @pytest.mark.parametrize("command", ["controller", "dashboard", "agent"])
-@pytest.mark.parametrize("module", ["click.core", "sluice.top"])
+@pytest.mark.parametrize("module", ["click.core", "sluice.flags"])
 def test_the_processes_of_a_cluster_end_as_quietly(tmp_path: Path, command: str, module: str):
     nowhere = ["--kubeconfig", str(tmp_path / "config")]
     code, said = interrupted([command, *nowhere], module)
