@@ -136,7 +136,7 @@ cdef inline int64_t charged_after(
     """
     cdef int64_t soft, hard
     cdef int64_t before = used
-    cdef int64_t allowed, throttled, dropped_bytes, i, end
+    cdef int64_t allowed, throttled, dropped_bytes, i, k, end
     cdef int action
     read_rule(rule, &soft, &hard)
     i = allowed = fitting(size, n, total >= 0, soft, &used)
@@ -149,7 +149,8 @@ cdef inline int64_t charged_after(
     while i < n:
         end = min(n, i + BLOCK)
         if not is_any_within(size + i, end - i, hard - used):
-            memset(action_out + i, DROP, end - i)
+            for k in range(i, end):
+                action_out[k] = DROP
             i = end
         while i < end:
             action = verdict(soft, hard, used, size[i])
