@@ -188,7 +188,7 @@ EVENT = record(
         "namespace": text("The budget's namespace; empty: no team in particular."),
         "name": text("The budget's name; empty: no team in particular."),
         "type": text("As in Kubernetes.", enum=["Normal", "Warning"]),
-        "reason": text("A word for programs.", examples=["BudgetExceeded"]),
+        "reason": text("A word for programs.", examples=["Exceeded"]),
         "message": text("A sentence for people."),
     },
 )
