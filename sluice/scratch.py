@@ -31,11 +31,10 @@ class Scratch:
         self.decoded = loki.Scratch()
         self.filtered = loki.Scratch()
         self._rows = memory.Part()
-        self._new_rows()
-
-    def _new_rows(self) -> None:
-        self.stream = _rows(256, STREAM_COLUMNS)
-        self.entry = _rows(4096, ENTRY_COLUMNS)
+        # Kept beside larger rows: end() must not allocate, or it could fail and never give back
+        # what the push has taken.
+        self._least = _rows(256, STREAM_COLUMNS), _rows(4096, ENTRY_COLUMNS)
+        self.stream, self.entry = self._least
 
     def begin(self, claim: memory.Claim) -> None:
         """Count what is used from now on in this claim."""
@@ -67,7 +66,7 @@ class Scratch:
         self.decoded.trim(memory.PART_BYTES)
         self.filtered.trim(memory.PART_BYTES)
         if self.stream.nbytes + self.entry.nbytes > memory.PART_BYTES:
-            self._new_rows()
+            self.stream, self.entry = self._least
             self._rows.drop()
         return self.decoded.part.held + self.filtered.part.held + self._rows.held
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from judging import MIB, NOON, judged, make, one_stream, pack
 
-from sluice import Gate, errors, memory
+from sluice import Gate, errors, memory, scratch
 from sluice.wire import loki
 
 
@@ -93,3 +93,17 @@ def test_buffers_are_used_again_and_large_ones_are_not_kept():
         assert (gate.memory.idle >= size) is is_kept
         gate.push(body, now=NOON).commit()
         assert gate.memory.idle < 2 * size
+
+
+def test_a_push_of_many_entries_ends_in_the_rows_that_were_there_before():
+    # What end() allocates could fail, and what the push has taken would never come back.
+    room = memory.Memory(64 * MIB)
+    claim, work = memory.Claim(room), scratch.Scratch()
+    stream, entry = work.stream, work.entry
+    work.begin(claim)
+    assert not work.fits(200_000, 600_000)
+    assert room.taken > memory.PART_BYTES
+    claim.end(0, scratch.KIND, work, work.end())
+    assert (room.taken, room.idle) == (0, 0)
+    assert work.stream is stream
+    assert work.entry is entry
