@@ -29,3 +29,7 @@ if not TYPE_CHECKING:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         found = globals()[name] = getattr(importlib.import_module(HOMES[name]), name)
         return found
+
+    def __dir__() -> list[str]:
+        """Name the public names before their first use, too: completion asks for them."""
+        return sorted({*globals(), *HOMES})

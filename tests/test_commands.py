@@ -136,3 +136,9 @@ def test_every_command_has_a_help_that_names_its_settings():
     assert "SLUICE_UPSTREAM_TIMEOUT" in sluice_command("run", "--help").stdout
     assert "validate" in sluice_command("--help").stdout
     assert sluice_command("--version").stdout.startswith("sluice, version ")
+
+
+def test_the_public_names_are_listed_before_they_are_loaded() -> None:
+    code = "import sluice; print(set(sluice.__all__) <= set(dir(sluice)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "True\n"
