@@ -17,10 +17,10 @@ MIB = 2**20
 BODY_S, LEAST_RATE, BODY_MAX_S = 10.0, 64 * 1024, 120.0
 # Bodies being received at a time; one peer may have a quarter, of these and of the memory.
 BODIES_MAX, PEER_SHARE = 1024, 4
-# A declared body of up to this size takes its memory at once and is received in one piece. The sender
-# has the time that the body would take at LEAST_RATE. In parts, a push of 4 MiB costs a seventh more
-# CPU. malloc reuses the memory of bodies up to this size (serve.py); a larger one is written to a
-# buffer that is reused.
+# A declared body of up to this size takes its memory at once and is received in one piece. The
+# sender has the time that the body would take at LEAST_RATE. In parts, a push of 4 MiB costs a
+# seventh more CPU. malloc reuses the memory of bodies up to this size (serve.py); a larger one is
+# written to a buffer that is reused.
 WHOLE_MAX = 4 * MIB
 KIND = "body"
 # A body that is too large is read to its end nevertheless, within these bounds: a shipper that is
