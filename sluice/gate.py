@@ -246,11 +246,10 @@ class Gate:
                 claim.take(LOST_BYTES * len(entry))
                 kept = judgement.kept_per_stream(stream, entry, outcome)
             if kept_entries or not filtered:
-                judged.body, judged.encoding = self._forwarded(
+                judged.body, judged.encoding, held = self._forwarded(
                     body, decoded, dialect, filtered, scratch, claim
                 )
-                if judged.body is not body:
-                    waiting += len(judged.body)
+                waiting += held
             judged.by_app = functools.partial(self.apps.add, app, kept)
         except BaseException:
             judged.cancel()
@@ -298,24 +297,31 @@ class Gate:
         filtered: tuple[Int64s, Int64s, npt.NDArray[np.uint8]] | None,
         scratch: Scratch,
         claim: memory.Claim,
-    ) -> tuple[loki.Body, str]:
-        """What goes on, and its Content-Encoding; `filtered` has rows and outcomes, or is None."""
+    ) -> tuple[loki.Body, str, int]:
+        """What goes on, its Content-Encoding, and the bytes that it holds beside the body.
+
+        Args:
+            filtered: rows and outcomes; None: all of the push goes on.
+        """
         view = decoded.view
         if filtered is None:
             if decoded.as_received:
-                return body, decoded.encoding
+                return body, decoded.encoding, 0
             claim.take(loki.encoded_max(len(view)))
-            return loki.encode(view, dialect, compressed=True)
+            made, encoding = loki.encode(view, dialect, compressed=True)
+            return made, encoding, len(made)
         out = scratch.filtered.room(len(view) + 64 * len(filtered[0]) + 64)
         size = _core.split(view, dialect.value, *filtered, out)
         if dialect is not loki.Dialect.PROTOBUF and not decoded.encoding and size > DETACHED_LEAST:
-            return scratch.filtered.detached(size), ""
+            left, held = scratch.filtered.detached(size)
+            return left, "", held
         if len(view) > memory.PART_BYTES:
             # It is not read any more, nor kept, and what follows needs as much again.
             view.release()
             scratch.decoded.trim(memory.PART_BYTES)
         claim.take(loki.encoded_max(size))
-        return loki.encode(out[:size], dialect, compressed=bool(decoded.encoding))
+        made, encoding = loki.encode(out[:size], dialect, compressed=bool(decoded.encoding))
+        return made, encoding, len(made)
 
 
 def new_ledger(drop_unbudgeted: bool) -> ledger.Ledger:

@@ -216,9 +216,11 @@ class Part:
                 self.claim.give(self._used - n, self._used - n - freed)
             self._used, self.held = n, self.held - freed
 
-    def leave(self) -> None:
-        """What it holds belongs to the claim from now on, and it is empty."""
+    def leave(self) -> int:
+        """Leave what it holds to the claim, and be empty; returns those bytes."""
+        held = self.held
         self._used = self.held = self._before = 0
+        return held
 
     def drop(self) -> None:
         """It was let go."""

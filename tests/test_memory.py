@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from judging import MIB, NOON, judged, make, one_stream, pack
 
-from sluice import Gate, errors, memory, scratch
+from sluice import Gate, errors, judgement, memory, scratch
 from sluice.wire import loki
 
 
@@ -107,3 +107,23 @@ def test_a_push_of_many_entries_ends_in_the_rows_that_were_there_before():
     assert (room.taken, room.idle) == (0, 0)
     assert work.stream is stream
     assert work.entry is entry
+
+
+def test_a_body_in_a_buffer_of_an_earlier_push_counts_all_that_was_written_to_it():
+    gate = Gate([make("shop", 1000), make("big", 100 * MIB)])
+
+    def waiting(lines: int, coder: str) -> judgement.Judgement:
+        streams = [one_stream("big", ["x" * 1000] * lines), one_stream("shop", ["y" * 2000])]
+        return judged(gate, pack(streams, loki.Dialect.JSON, coder))
+
+    waiting(7000, "gzip").commit()
+    first = waiting(4300, "none")
+    # Its buffer is the one that 7 MB were written to.
+    assert isinstance(first.body, memoryview)
+    assert 4_300_000 < len(first.body) < 4_500_000
+    assert gate.memory.taken > 7_000_000
+    second = waiting(4300, "none")
+    assert gate.memory.taken < 7_400_000 + 4_500_000
+    first.commit()
+    second.commit()
+    assert gate.memory.taken == 0

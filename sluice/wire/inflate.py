@@ -114,11 +114,15 @@ class Scratch:
         old, self._buffer = self._buffer, new_buffer(n)
         self._buffer[:kept] = old[:kept]
 
-    def detached(self, n: int) -> memoryview:
-        """The first `n` bytes, which belong to the caller; the scratch is empty then."""
+    def detached(self, n: int) -> tuple[memoryview, int]:
+        """The first `n` bytes, which belong to the caller, and the bytes that they hold.
+
+        They hold the whole buffer: an earlier push may have written to more of it. The scratch is
+        empty then.
+        """
+        self.part.used(n)
         buffer, self._buffer = self._buffer, bytearray()
-        self.part.leave()
-        return memoryview(buffer)[:n]
+        return memoryview(buffer)[:n], self.part.leave()
 
     def trim(self, keep: int) -> None:
         """Give the memory back if it is more than `keep` bytes."""
