@@ -136,6 +136,8 @@ class Apps:
             names[app] -= 1
             if not names[app]:
                 del names[app]
+        if not self._per_team[team]:
+            del self._per_team[team], self._names[team]
         size = int(self._bytes[number] - self._start[number])
         for at in (NAMESPACE, APP):
             key = team, at, place[at]

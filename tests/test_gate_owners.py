@@ -282,3 +282,13 @@ def test_series_of_places_never_fall_while_they_are_there(steps):
             grown += int(new.sum() - sizes.sum())
             sizes = new
     assert grown == counted
+
+
+def test_of_teams_whose_places_were_forgotten_nothing_is_kept():
+    apps = usage.Apps()
+    for team in range(usage.APPS + 1):
+        apps.number(f"team-{team}", "web", "shop")
+    for _ in range(2):
+        apps.turn()
+    assert apps.totals(usage.APP) == {}
+    assert (len(apps._names), len(apps._per_team)) == (0, 0)
