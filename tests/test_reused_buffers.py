@@ -14,7 +14,7 @@ from shippers import Entry, Push, Stream
 SENDERS = 8
 PUSHES = 9
 # Lines of 1000 bytes: below and above what is received in one piece, and what is kept.
-LINES = (20, 300, 2600, 5200)
+LINES = (20, 300, 1200, 2600)
 MAKERS = (shippers.promtail, shippers.vector_json, shippers.legacy, shippers.alloy)
 
 

@@ -203,7 +203,7 @@ def half_pushes(
 
 def test_senders_that_stop_in_mid_body_stop_no_push_and_are_let_go(sluice, loki):
     server = sluice([SHOP], loki.url)
-    with half_pushes(server, 14) as socks, half_pushes(server, 6, size=5_000_000) as large:
+    with half_pushes(server, 14) as socks, half_pushes(server, 6, size=2_000_000) as large:
         wait_until(lambda: server.metric("tco_bodies_receiving") == 20, "they are being received")
         assert all(server.send(small(0)).status == 204 for _ in range(20))
         # A drop now and then is no progress either.

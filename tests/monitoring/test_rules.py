@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 from monitoring.harness import ROOT, promtool
@@ -55,9 +56,9 @@ def test_no_summary_says_that_lines_are_lost_for_none_is_in_a_dry_run() -> None:
 
 def test_annotations_name_flags_that_there_are() -> None:
     text = " ".join(str(rule["annotations"]) for rule in ALERTS)
-    flags = {
-        option for each in main.commands.values() for own in each.params for option in own.opts
-    }
+    context = click.Context(main)
+    commands = [main.get_command(context, name) for name in main.list_commands(context)]
+    flags = {option for each in commands for own in each.params for option in own.opts}
     assert set(re.findall(r"--[a-z-]+", text)) <= flags
 
 
