@@ -17,10 +17,10 @@ MIB = 2**20
 BODY_S, LEAST_RATE, BODY_MAX_S = 10.0, 64 * 1024, 120.0
 # Bodies being received at a time; one peer may have a quarter, of these and of the memory.
 BODIES_MAX, PEER_SHARE = 1024, 4
-# A declared body of up to this size takes its memory at once and is received in one piece: in parts,
-# a push of 1 MiB takes 15 % more CPU. It has the time that it would take at LEAST_RATE. Not 4 MiB:
-# the server holds more than the body while it puts the pieces together, and 420 MiB were resident in
-# tests/attack, where 400 are allowed and 1 MiB makes 290.
+# A declared body of up to this size takes its memory at once and is received in one piece: in
+# parts, a push of 1 MiB takes 15 % more CPU. It has the time that it would take at LEAST_RATE.
+# Not 4 MiB: the server holds more than the body while it puts the pieces together, and 420 MiB
+# were resident in tests/attack, where 400 are allowed and 1 MiB makes 290.
 WHOLE_MAX = MIB
 KIND = "body"
 # A body that is too large is read to its end nevertheless, within these bounds: a shipper that is
