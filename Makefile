@@ -19,7 +19,7 @@ ASAN_ENV = PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_s
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help build check test attack asan bench servers manifests image demo clean FORCE
+.PHONY: help build check test attack asan bench servers manifests image docs demo clean FORCE
 
 help:  ## show this
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -63,6 +63,9 @@ manifests: $(VENV)/.made  ## render deploy/k8s from the chart
 image: $(VENV)/.made  ## build the container image of Debian packages and run it; as root
 	@PYTHON=$(PY) sh tools/image.sh $(ARGS)
 
+docs: $(VENV)/.docs  ## build the documentation as a site in build/docs; ARGS="serve" shows it
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs $(or $(ARGS),build --strict)
+
 demo: build  ## watch budgets being enforced, on synthetic teams
 	@exec $(PY) -m sluice demo $(ARGS)
 
@@ -91,6 +94,12 @@ $(VENV)/.run: pyproject.toml $(VENV)/.made
 $(VENV)/.dev: pyproject.toml $(VENV)/.run
 	@echo "Installing what the tests need ..."
 	@$(PIP) install --no-build-isolation -e '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: pyproject.toml $(VENV)/.made
+	@echo "Installing what the documentation needs ..."
+	@$(PY) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $(VENV)/docs.txt
+	@$(PIP) install -r $(VENV)/docs.txt
 	@touch $@
 
 # setup.py sees by the .pyx and by every .pxd that it cimports whether there is anything to do, but
